@@ -1,0 +1,43 @@
+# make demo    the whole road on this machine: installs what is missing, builds, runs, shows, waits for Ctrl-C
+# make test    every test, with the servers they need
+# make check   format, lints, documentation, licences, Terraform
+# make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
+#
+# Settings of the demo: ONCE=1 ends after the summary, PAGES=4000000 adds made-up pages to the page table,
+# TIDEMARK_LOCAL_PORT, TIDEMARK_REDIS_US_EAST_1_PORT and TIDEMARK_REDIS_AP_NORTHEAST_2_PORT choose ports.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BENCH_CRATES := tidemark-cache-sync tidemark-sitemap
+export ONCE PAGES ONLY
+
+.PHONY: all prerequisites build demo test check bench
+all: check test
+
+prerequisites:
+	@infra/local/prerequisites
+
+build: prerequisites
+	$(CARGO) build --release --locked --workspace --bins
+
+# exec: a TERM that make passes on reaches the demo itself.
+demo: build
+	@exec $(TARGET)/release/demo
+
+test: build
+	$(CARGO) test --release --locked --workspace
+
+check: prerequisites
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+	@for part in licences terraform; do \
+	  if [ -x .ci/$$part ]; then .ci/$$part || exit 1; \
+	  else echo "check: NOT RUN: .ci/$$part is not there" >&2; fi; \
+	done
+
+# Only the benchmarks' JSON lines go to standard output; what cargo says goes to standard error.
+bench: prerequisites
+	@for crate in $(BENCH_CRATES); do \
+	  $(CARGO) bench --quiet --locked --package $$crate --benches -- $(ONLY) || exit 1; \
+	done
