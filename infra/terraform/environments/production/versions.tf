@@ -1,0 +1,13 @@
+terraform {
+  required_version = ">= 1.10"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.100, < 7.0"
+    }
+  }
+
+  # Filled in by `terraform init -backend-config=backend.hcl`; see backend.hcl.example.
+  backend "s3" {}
+}
