@@ -167,6 +167,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_started_cloud_serves_on_its_own_port_and_a_dropped_one_is_gone() {
+        let cloud = LocalCloud::start(&CloudOptions::of_this_clone()).unwrap();
+        let health = format!("{}/_ministack/health", cloud.endpoint());
+        assert!(is_healthy(&health));
+        let directory = cloud.directory().to_path_buf();
+        let fixed = Port::Fixed { port: cloud.port, setting: "TIDEMARK_LOCAL_PORT".to_owned() };
+        let second = LocalCloud::start(&CloudOptions { port: fixed, ..CloudOptions::of_this_clone() });
+        assert!(matches!(second, Err(LocalError::PortTaken { .. })), "{second:?}");
+        drop(cloud);
+        assert!(!is_healthy(&health));
+        assert!(!directory.exists());
+    }
+
+    #[test]
     fn a_missing_environment_says_how_to_make_it() {
         let options = CloudOptions { venv: "/nonexistent".into(), port: Port::Free, log: None };
         let message = LocalCloud::start(&options).unwrap_err().to_string();

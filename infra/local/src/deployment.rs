@@ -227,6 +227,20 @@ impl Deployment {
         Ok(())
     }
 
+    /// Makes a one-time schedule that starts the jobs' function with `input` after `delay`, in whole seconds.
+    ///
+    /// # Errors
+    /// As [`Deployment::schedule`].
+    pub async fn schedule_once(
+        &self,
+        name: &str,
+        delay: Duration,
+        input: &serde_json::Value,
+    ) -> Result<(), LocalError> {
+        let at = jiff::Timestamp::now() + delay;
+        self.schedule(name, &format!("at({})", at.strftime("%Y-%m-%dT%H:%M:%S")), input).await
+    }
+
     async fn create_buckets(&self) -> Result<(), LocalError> {
         let hub = [(&self.regions[0], SITEMAP_BUCKET.to_owned()), (&self.regions[0], PAGES_BUCKET.to_owned())];
         let own = self.regions.iter().map(|region| (region, region.bucket.clone()));

@@ -32,6 +32,12 @@ impl Binaries {
         Ok(Self { folder })
     }
 
+    /// The folder itself, for a PATH.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The binary `name`.
     ///
     /// # Errors

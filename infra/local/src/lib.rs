@@ -9,6 +9,7 @@ mod contents;
 mod deployment;
 mod error;
 mod functions;
+mod observe;
 pub mod page_table;
 mod ports;
 mod process_group;
@@ -26,6 +27,7 @@ pub use deployment::{
 };
 pub use error::LocalError;
 pub use functions::{Binaries, FunctionSpec, invoke, package};
+pub use observe::{ARRIVAL_TIMEOUT, differing};
 pub use ports::Port;
 pub use process_group::ProcessGroup;
 pub use redis_server::RedisServer;
