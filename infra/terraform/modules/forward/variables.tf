@@ -86,7 +86,7 @@ variable "memory_mb" {
 }
 
 variable "timeout_s" {
-  description = "Seconds that one invocation may take; more than the replay function's, which it waits for."
+  description = "Seconds that one invocation may take, the wait for replay included. A feed that needs longer goes on with the next delivery."
   type        = number
   default     = 180
 }

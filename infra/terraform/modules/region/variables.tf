@@ -102,9 +102,9 @@ variable "memory_mb" {
 }
 
 variable "timeout_s" {
-  description = "Seconds that one invocation may take."
+  description = "Seconds that one invocation may take. A batch needs few; a snapshot of the whole region is one invocation too."
   type        = number
-  default     = 120
+  default     = 900
 }
 
 variable "log_retention_days" {

@@ -9,9 +9,14 @@ variable "bucket_name" {
 }
 
 variable "edge_ttl_s" {
-  description = "Seconds that the edge keeps a file before it asks again."
+  description = "Seconds that the edge keeps a file before it asks again; the sites' edge_ttl_seconds must be no less."
   type        = number
   default     = 60
+
+  validation {
+    condition     = var.edge_ttl_s >= 0 && var.edge_ttl_s <= 300
+    error_message = "A sitemap run waits this long several times: 300 seconds at most."
+  }
 }
 
 variable "rollback_days" {
