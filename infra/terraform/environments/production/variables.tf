@@ -94,7 +94,7 @@ variable "lanes" {
 }
 
 variable "stream" {
-  description = "The stream: shards (null: on demand), hours that records are kept, and a customer managed KMS key. Keeping records for up to 7 days costs the same as for 25 hours."
+  description = "The stream: shards (null: on demand), hours that records are kept, and a customer managed KMS key. Retention has one price from 25 hours to 7 days, and another beyond."
   type = object({
     shards          = optional(number)
     retention_hours = optional(number, 168)
