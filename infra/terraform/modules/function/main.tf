@@ -121,6 +121,10 @@ resource "aws_lambda_function" "this" {
   timeout          = var.timeout_s
   kms_key_arn      = var.environment_key_arn
 
+  ephemeral_storage {
+    size = var.disk_mb
+  }
+
   environment {
     variables = var.environment
   }

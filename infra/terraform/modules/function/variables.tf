@@ -23,6 +23,12 @@ variable "memory_mb" {
   type        = number
 }
 
+variable "disk_mb" {
+  description = "Space for working files in MiB, 512 to 10240."
+  type        = number
+  default     = 512
+}
+
 variable "timeout_s" {
   description = "Seconds after which Lambda ends an invocation."
   type        = number

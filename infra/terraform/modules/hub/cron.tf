@@ -106,6 +106,7 @@ module "cron" {
   zip                = var.cron_zip
   architecture       = var.architecture
   memory_mb          = var.cron_memory_mb
+  disk_mb            = var.cron_disk_mb
   timeout_s          = 900
   policy_documents   = [data.aws_iam_policy_document.cron.json]
   log_retention_days = var.log_retention_days

@@ -104,6 +104,12 @@ variable "cron_memory_mb" {
   default     = 1769
 }
 
+variable "cron_disk_mb" {
+  description = "Working space of the cron function in MiB: the changed files of a sitemap, and its rows where the query does not sort them."
+  type        = number
+  default     = 2048
+}
+
 variable "log_retention_days" {
   description = "Days that log lines are kept."
   type        = number
