@@ -1,1 +1,26 @@
-//! Placeholder while the crate is laid out.
+//! Sitemaps for millions of pages, of which only what changed is written.
+//!
+//! One streaming pass: page rows from files or Athena ([`source`], [`athena`]) become canonical rows ([`pages`]), are
+//! cut into shards by the key ranges of the last run ([`manifest`]), hashed, and made into gzipped XML where their
+//! hash changed ([`build`]); [`publish`] then puts the changed files in place, and the index last. Knows nothing of
+//! schedules and jobs, and never reads the environment.
+
+pub mod athena;
+pub mod build;
+mod cut;
+pub mod keys;
+pub mod lastmod;
+pub mod loc;
+pub mod manifest;
+pub mod pages;
+pub mod place;
+pub mod publish;
+pub mod refresh;
+pub mod report;
+pub mod row;
+pub mod site;
+pub mod sort;
+pub mod source;
+pub mod xml;
+
+pub use cut::Limits;

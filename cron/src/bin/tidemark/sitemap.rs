@@ -1,0 +1,119 @@
+//! `tidemark sitemap`: sitemaps from files, with no cloud at all.
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tidemark_runtime::clock::Clock;
+use tidemark_sitemap::Limits;
+use tidemark_sitemap::build::Options;
+use tidemark_sitemap::loc::BaseUrl;
+use tidemark_sitemap::pages::Policy;
+use tidemark_sitemap::place::directory::{Directory, Outcome};
+
+/// What `--strict` exits with where a row was rejected.
+const EXIT_REJECTED: u8 = 2;
+
+/// Sitemaps.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SitemapCommand {
+    /// Build a sitemap from page lists: an index and gzipped shards; only what changed is written
+    Build(BuildArgs),
+}
+
+/// Arguments of `sitemap build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Page list: .csv, .tsv, .ndjson or .jsonl (also .gz or .zst), or .parquet, with a column loc; may be repeated
+    #[arg(long, required = true, value_name = "FILE")]
+    input: Vec<PathBuf>,
+    /// The site, as in https://www.example.com; relative pages lie under it, others must be on its host
+    #[arg(long, value_name = "URL")]
+    base_url: String,
+    /// Directory of the sitemap
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Where crawlers will find the directory, if not at the base URL
+    #[arg(long, value_name = "URL")]
+    files_url: Option<String>,
+    /// Exit with 2 where a row was rejected
+    #[arg(long)]
+    strict: bool,
+    /// Time zone of lastmod times that name none, as in Asia/Seoul
+    #[arg(long, value_name = "ZONE")]
+    lastmod_zone: Option<String>,
+    /// URLs to which new shards are filled
+    #[arg(long, value_name = "URLS", default_value_t = Limits::default().urls_target, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    target: u32,
+    /// Compression level
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=12))]
+    level: i32,
+    /// Print the outcome as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: SitemapCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        SitemapCommand::Build(args) => build(args).await,
+    }
+}
+
+async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
+    let base = BaseUrl::parse(&args.base_url).context("--base-url")?;
+    let files_url = match &args.files_url {
+        Some(url) => BaseUrl::parse(url).context("--files-url")?,
+        None => base.clone(),
+    };
+    let lastmod_zone = match &args.lastmod_zone {
+        Some(name) => match TimeZone::get(name) {
+            Ok(zone) => Some(zone),
+            Err(_) => bail!("--lastmod-zone {name:?} is no time zone: give one such as UTC or Asia/Seoul"),
+        },
+        None => None,
+    };
+    let now_ms = Clock::system().now_ms();
+    let limits = Limits { urls_target: args.target, ..Limits::default() };
+    let policy = Policy { base, lastmod_zone, now_ms };
+    let options = Options { limits, level: args.level, ..Options::new(policy, format!("local-{now_ms}")) };
+    let outcome = Directory::open(&args.out)?.build(&args.input, &options, files_url.as_str()).await?;
+    let rejected = outcome.report.rejected_total();
+    if args.json { print_json(&args, &outcome)? } else { print_text(&args, &outcome) }
+    Ok(if args.strict && rejected > 0 { ExitCode::from(EXIT_REJECTED) } else { ExitCode::SUCCESS })
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print_json(args: &BuildArgs, outcome: &Outcome) -> anyhow::Result<()> {
+    let json = serde_json::json!({
+        "out": args.out,
+        "urls": outcome.manifest.urls(),
+        "shards": outcome.manifest.shards.len(),
+        "report": outcome.report,
+        "published": outcome.published,
+        "rejects": outcome.rejects,
+    });
+    println!("{}", serde_json::to_string_pretty(&json)?);
+    Ok(())
+}
+
+/// The account, for people, on standard error.
+fn print_text(args: &BuildArgs, outcome: &Outcome) {
+    eprint!("{}", outcome.report);
+    if !outcome.report.rejected.is_empty() || !outcome.report.dropped.is_empty() {
+        eprintln!("  all of them: {}", outcome.rejects.display());
+    }
+    let published = &outcome.published;
+    eprintln!(
+        "{}: {} URLs in {} shards ({} new, {} rewritten, {} removed, {} unchanged), index {}",
+        args.out.join(tidemark_sitemap::keys::INDEX).display(),
+        outcome.manifest.urls(),
+        outcome.manifest.shards.len(),
+        published.files_new.len(),
+        published.files_rewritten.len(),
+        published.files_removed.len(),
+        published.shards_unchanged,
+        if published.index_written { "written" } else { "unchanged" },
+    );
+}

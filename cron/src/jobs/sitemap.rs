@@ -1,0 +1,59 @@
+//! The sitemap job: brings the sitemap of one site up to date. Its argument is the site's name, `{"site":"demo"}`.
+
+use serde::Deserialize;
+use std::time::Duration;
+use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
+
+/// Part of the remaining time that the query may take; the rest is for the pass and for publishing.
+const QUERY_SHARE: f64 = 0.6;
+
+/// The job's arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Args {
+    /// The site, as in `sites/NAME.toml` in the state bucket.
+    pub site: String,
+}
+
+/// Why the job did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum SitemapError {
+    /// The arguments are wrong.
+    #[error("the sitemap job's arguments are wrong, give {{\"site\":\"NAME\"}}")]
+    Args(#[from] serde_json::Error),
+    /// There is no room for working files.
+    #[error("no directory for working files can be made")]
+    WorkDir(#[from] std::io::Error),
+    /// The refresh failed.
+    #[error(transparent)]
+    Refresh(#[from] RefreshError),
+}
+
+/// Runs the job as attempt `attempt` (from 1) of the run `run_id`, within `time_left`.
+///
+/// # Errors
+/// A [`SitemapError`]. What was committed before stays, and the next run mends what this one left.
+pub async fn run(
+    around: &Surroundings,
+    args: &serde_json::Value,
+    run_id: &str,
+    attempt: u32,
+    time_left: Duration,
+) -> Result<Refreshed, SitemapError> {
+    let args = Args::deserialize(args)?;
+    let work_dir = tempfile::tempdir()?;
+    let query_longest = time_left.mul_f64(QUERY_SHARE);
+    let run = Run { site: &args.site, id: run_id, attempt, query_longest, work_dir: work_dir.path() };
+    let refreshed = refresh::refresh(around, run).await?;
+    tracing::info!(
+        site = refreshed.site,
+        urls = refreshed.urls,
+        shards = refreshed.shards,
+        files_new = refreshed.published.files_new.len(),
+        files_rewritten = refreshed.published.files_rewritten.len(),
+        index_written = refreshed.published.index_written,
+        rejected = refreshed.report.rejected_total(),
+        "sitemap refreshed"
+    );
+    Ok(refreshed)
+}

@@ -1,0 +1,410 @@
+//! One pass: rows in, changed shards made and staged, a new shard manifest and the account out.
+//!
+//! Nothing is published here: what changed lies in a staging directory until [`crate::publish`] puts it in place. So a
+//! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
+
+use crate::cut::{Cutter, Limits, Piece, Take};
+use crate::keys;
+use crate::manifest::{MANIFEST_VERSION, Manifest, Shard};
+use crate::pages::{Gate, Policy, RawPage};
+use crate::report::{Ledger, Report};
+use crate::row::{ROW_FORMAT, Row};
+use crate::sort::{MEMORY_BYTES, SortError, Sorter};
+use crate::source::{self, Sink, SourceError};
+use crate::xml;
+use libdeflater::{CompressionLvl, Compressor};
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// What made the files: equal rows give equal bytes for one library and level.
+pub const COMPRESSOR: &str = "libdeflate";
+
+/// How a sitemap is built.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What rows are held against.
+    pub policy: Policy,
+    /// How big shards may be.
+    pub limits: Limits,
+    /// The compression level, 1 to 12.
+    pub level: i32,
+    /// The run's ID.
+    pub run: String,
+    /// Rows held in memory where the input has to be sorted, in bytes.
+    pub sort_memory_bytes: usize,
+}
+
+impl Options {
+    /// The usual settings for `policy` and a run called `run`.
+    #[must_use]
+    pub fn new(policy: Policy, run: impl Into<String>) -> Self {
+        Self { policy, limits: Limits::default(), level: 4, run: run.into(), sort_memory_bytes: MEMORY_BYTES }
+    }
+}
+
+/// Why a sitemap could not be built. What was published before stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The page list cannot be read to its end.
+    #[error("{0}")]
+    Source(#[source] Box<SourceError<BuildError>>),
+    /// The rows are not in order, and this pass wanted them so. Only seen inside.
+    #[error("rows are not in the order of their loc")]
+    OutOfOrder,
+    /// No row was left.
+    #[error("no page is left for the sitemap ({0} rows read): an empty sitemap is not valid, so nothing was written")]
+    Empty(u64, Box<Report>),
+    /// More shards than an index may name.
+    #[error("{0} shards are more than the 50,000 that one index may name: split the page list into several sitemaps")]
+    TooManyShards(usize),
+    /// The manifest is for another site.
+    #[error("the state is of a sitemap for {old}, this run is for {new}: give the same base URL or another directory")]
+    OtherSite {
+        /// The site in the manifest.
+        old: String,
+        /// The site asked for.
+        new: String,
+    },
+    /// The compression level does not exist.
+    #[error("there is no compression level {0}: give one from 1 to 12")]
+    Level(i32),
+    /// Sorting failed.
+    #[error(transparent)]
+    Sort(#[from] SortError),
+    /// A working file cannot be written.
+    #[error("cannot write {path}: check that the directory can be written and has space")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A file that is ready to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its name.
+    pub file: String,
+    /// Where it lies.
+    pub staged: PathBuf,
+    /// What stood there, by the old manifest, if anything.
+    pub replaces: Option<Shard>,
+}
+
+/// What a pass made.
+#[derive(Debug)]
+pub struct Built {
+    /// The new manifest. The stamps of changed shards are still missing.
+    pub manifest: Manifest,
+    /// The manifest before.
+    pub previous: Manifest,
+    /// New and rewritten files.
+    pub changes: Vec<Change>,
+    /// The account.
+    pub report: Report,
+}
+
+/// Builds from the page lists at `inputs`, which together need not be in order: out of order they are sorted in
+/// `work_dir`, where the changed files and the rejects go too.
+///
+/// `intact` tells whether a shard's file still is what the manifest says.
+///
+/// # Errors
+/// A [`BuildError`]; nothing was published.
+pub fn from_files(
+    inputs: &[PathBuf],
+    previous: &Manifest,
+    work_dir: &Path,
+    options: &Options,
+    intact: &Intact<'_>,
+) -> Result<Built, BuildError> {
+    let pass = |order| {
+        let mut build = Build::new(previous.clone(), work_dir, options, order, intact)?;
+        for input in inputs {
+            source::read(input, &mut build).map_err(|error| match error {
+                SourceError::Stopped(stop) => stop,
+                other => BuildError::Source(Box::new(other)),
+            })?;
+        }
+        build.finish()
+    };
+    match pass(Order::Given) {
+        Err(BuildError::OutOfOrder) => pass(Order::Unknown),
+        outcome => outcome,
+    }
+}
+
+/// Tells whether a shard's file still is what the manifest says.
+pub type Intact<'a> = dyn Fn(&Shard) -> bool + Sync + 'a;
+
+/// Whether rows are expected in the order of their normalised loc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// They are; the first that is not ends the pass.
+    Given,
+    /// Nobody knows: sort.
+    Unknown,
+}
+
+/// A pass under way. Rows are pushed into it by way of [`Sink`].
+pub struct Build<'a> {
+    gate: Gate,
+    sorter: Option<Sorter>,
+    row: Vec<u8>,
+    pending: Vec<u8>,
+    cutter: Cutter,
+    stage: Stage<'a>,
+    emitted: u64,
+}
+
+impl<'a> Build<'a> {
+    /// Begins a pass that continues `previous` and works in `work_dir`.
+    ///
+    /// # Errors
+    /// Where settings contradict the manifest, or the directory cannot be written.
+    pub fn new(
+        previous: Manifest,
+        work_dir: &Path,
+        options: &Options,
+        order: Order,
+        intact: &'a Intact<'a>,
+    ) -> Result<Self, BuildError> {
+        let base = options.policy.base.as_str();
+        if previous.base_url != base {
+            return Err(BuildError::OtherSite { old: previous.base_url, new: base.to_owned() });
+        }
+        let staging = work_dir.join(keys::STAGING_DIR);
+        if staging.exists() {
+            fs::remove_dir_all(&staging).map_err(io_error(&staging))?;
+        }
+        fs::create_dir_all(&staging).map_err(io_error(&staging))?;
+        let rejects = work_dir.join(keys::REJECTS);
+        let ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
+        let stage = Stage::new(previous, staging, options, intact)?;
+        Ok(Self {
+            gate: Gate::new(options.policy.clone(), ledger),
+            sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
+            row: Vec::new(),
+            pending: Vec::new(),
+            cutter: Cutter::new(options.limits, stage.previous.shards.clone()),
+            stage,
+            emitted: 0,
+        })
+    }
+
+    /// Ends the input and gives what the pass made.
+    ///
+    /// # Errors
+    /// A [`BuildError`], above all where no page is left.
+    pub fn finish(mut self) -> Result<Built, BuildError> {
+        if let Some(sorter) = self.sorter.take() {
+            sorter.drain(|row| {
+                self.row.clear();
+                self.row.extend_from_slice(row);
+                self.place()
+            })?;
+        }
+        self.send_pending()?;
+        self.cutter.finish(&mut self.stage)?;
+        let rejects = self.stage.staging.with_file_name(keys::REJECTS);
+        let report = self.gate.close(self.emitted).map_err(io_error(&rejects))?;
+        debug_assert!(report.adds_up());
+        if self.emitted == 0 {
+            return Err(BuildError::Empty(report.input, Box::new(report)));
+        }
+        self.stage.finish(report)
+    }
+
+    /// Takes `self.row`: keeps the better of two with one loc, and sends on what no later row can replace.
+    fn place(&mut self) -> Result<(), BuildError> {
+        if let (Some(row), Some(pending)) = (Row::first(&self.row), Row::first(&self.pending)) {
+            match row.loc().cmp(pending.loc()) {
+                Ordering::Less => return Err(BuildError::OutOfOrder),
+                Ordering::Equal => {
+                    let newer = row.preference(&pending).is_gt();
+                    self.gate.duplicate();
+                    if newer {
+                        std::mem::swap(&mut self.row, &mut self.pending);
+                    }
+                    return Ok(());
+                }
+                Ordering::Greater => {}
+            }
+        }
+        self.send_pending()?;
+        std::mem::swap(&mut self.row, &mut self.pending);
+        Ok(())
+    }
+
+    fn send_pending(&mut self) -> Result<(), BuildError> {
+        if let Some(row) = Row::first(&self.pending) {
+            self.emitted += 1;
+            self.cutter.push(&row, &mut self.stage)?;
+        }
+        Ok(())
+    }
+
+    fn rejects_error(&self) -> impl FnOnce(io::Error) -> BuildError + use<> {
+        io_error(&self.stage.staging.with_file_name(keys::REJECTS))
+    }
+}
+
+impl std::fmt::Debug for Build<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Build").field("gate", &self.gate).field("emitted", &self.emitted).finish_non_exhaustive()
+    }
+}
+
+impl Sink for Build<'_> {
+    type Stop = BuildError;
+
+    fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
+        match self.gate.admit(page, &mut self.row) {
+            Ok(false) => Ok(()),
+            Ok(true) => match &mut self.sorter {
+                Some(sorter) => Ok(sorter.push(&self.row)?),
+                None => self.place(),
+            },
+            Err(error) => Err(self.rejects_error()(error)),
+        }
+    }
+
+    fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), BuildError> {
+        self.gate.refuse(line, problem, value, detail).map_err(|error| self.rejects_error()(error))
+    }
+}
+
+/// Makes files of pieces, where they changed.
+struct Stage<'a> {
+    previous: Manifest,
+    staging: PathBuf,
+    run: String,
+    level: i32,
+    changed_at: String,
+    compressor: Compressor,
+    intact: &'a Intact<'a>,
+    shards: Vec<Shard>,
+    changes: Vec<Change>,
+    next_number: u64,
+    now_ms: i64,
+    xml: Vec<u8>,
+    gzip: Vec<u8>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(
+        previous: Manifest,
+        staging: PathBuf,
+        options: &Options,
+        intact: &'a Intact<'a>,
+    ) -> Result<Self, BuildError> {
+        let level = CompressionLvl::new(options.level).map_err(|_| BuildError::Level(options.level))?;
+        let now_ms = options.policy.now_ms;
+        let seconds = now_ms.div_euclid(1000);
+        let changed_at = jiff::Timestamp::from_second(seconds).map(|at| at.to_string()).unwrap_or_default();
+        Ok(Self {
+            next_number: previous.next_number,
+            previous,
+            staging,
+            run: options.run.clone(),
+            level: options.level,
+            changed_at,
+            compressor: Compressor::new(level),
+            intact,
+            shards: Vec::new(),
+            changes: Vec::new(),
+            now_ms,
+            xml: Vec::new(),
+            gzip: Vec::new(),
+        })
+    }
+
+    fn finish(self, report: Report) -> Result<Built, BuildError> {
+        if self.shards.len() > xml::SHARDS_MAX {
+            return Err(BuildError::TooManyShards(self.shards.len()));
+        }
+        let mut retired = self.previous.retired.clone();
+        let kept: HashSet<&str> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
+        let gone = self.previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
+        retired.extend(gone.map(|shard| crate::manifest::Retired { file: shard.file.clone(), since_ms: self.now_ms }));
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            row_format: ROW_FORMAT,
+            base_url: self.previous.base_url.clone(),
+            sort_key: self.previous.sort_key.clone(),
+            compressor: COMPRESSOR.to_owned(),
+            level: self.level,
+            run: self.run,
+            next_number: self.next_number,
+            shards: self.shards,
+            retired,
+        };
+        Ok(Built { manifest, previous: self.previous, changes: self.changes, report })
+    }
+
+    /// Makes the file of `piece` and says what it is.
+    fn write(&mut self, file: &str, piece: &Piece<'_>) -> Result<(PathBuf, u64, String), BuildError> {
+        xml::write_shard(piece.rows, &mut self.xml);
+        assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
+        self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
+        let staged = self.staging.join(file);
+        let compressed = self.compressor.gzip_compress(&self.xml, &mut self.gzip);
+        let size = compressed.map_err(|error| io_error(&staged)(io::Error::other(error)))?;
+        let bytes = &self.gzip[..size];
+        fs::write(&staged, bytes).map_err(io_error(&staged))?;
+        Ok((staged, size as u64, hex(xxh3_128(bytes))))
+    }
+}
+
+impl Take for Stage<'_> {
+    type Error = BuildError;
+
+    fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let rows_hash = hex(xxh3_128(piece.rows));
+        let old = piece.old.map(|at| self.previous.shards[at].clone());
+        let same = |old: &Shard| old.rows_hash == rows_hash && self.previous.row_format == ROW_FORMAT;
+        let (lower, last) = (text(piece.lower), text(piece.last));
+        if let Some(old) = old.as_ref().filter(|old| same(old) && (self.intact)(old)) {
+            self.shards.push(Shard { lower, last, ..old.clone() });
+            return Ok(());
+        }
+        // Equal rows in a damaged file: it is made again, and nothing is said to have changed.
+        let changed_at = old.as_ref().filter(|old| same(old)).map_or(&self.changed_at, |old| &old.changed_at).clone();
+        let file = old.as_ref().map_or_else(|| keys::shard_file(self.next_number), |old| old.file.clone());
+        if old.is_none() {
+            self.next_number += 1;
+        }
+        let (staged, file_bytes, file_hash) = self.write(&file, piece)?;
+        let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
+        self.changes.push(Change { file: file.clone(), staged, replaces: old });
+        let stamp = None;
+        self.shards.push(Shard {
+            file,
+            lower,
+            last,
+            urls,
+            xml_bytes,
+            rows_hash,
+            file_bytes,
+            file_hash,
+            stamp,
+            changed_at,
+        });
+        Ok(())
+    }
+}
+
+pub(crate) fn hex(hash: u128) -> String {
+    format!("{hash:032x}")
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BuildError + use<> {
+    let path = path.to_owned();
+    move |source| BuildError::Io { path, source }
+}

@@ -1,0 +1,373 @@
+//! Which row goes into which shard.
+//!
+//! Promises: a URL stays in its shard as long as the shard is neither split nor merged. Shards keep to both limits to
+//! the byte. Sorted rows go in, pieces come out, and never more than one shard is held.
+//!
+//! - Inside the known key ranges a shard grows to the limit and is then split in halves; its first half keeps the file.
+//! - Past the last known key (the right edge; in a first build everything) a shard is filled to the target, and then a
+//!   new one is opened: nothing moves.
+//! - A shard that is nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
+
+use crate::manifest::Shard;
+use crate::row::Row;
+use crate::xml::{BYTES_MAX, SHARD_FRAME_BYTES, URLS_MAX};
+
+/// A shard with less than one part in this many of the target is nearly empty.
+const NEARLY_EMPTY_PART: u32 = 20;
+
+/// How big shards may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// URLs to which new shards are filled.
+    pub urls_target: u32,
+    /// URLs that a shard may hold.
+    pub urls_max: u32,
+    /// Bytes of XML that a shard may have.
+    pub bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { urls_target: 40_000, urls_max: URLS_MAX, bytes_max: BYTES_MAX }
+    }
+}
+
+/// The rows of one shard.
+#[derive(Debug)]
+pub(crate) struct Piece<'a> {
+    /// Which of the old shards it continues, by index.
+    pub(crate) old: Option<usize>,
+    /// Where its key range begins.
+    pub(crate) lower: &'a [u8],
+    /// Its last key.
+    pub(crate) last: &'a [u8],
+    /// Its canonical rows, end to end.
+    pub(crate) rows: &'a [u8],
+    /// How many they are.
+    pub(crate) urls: u32,
+    /// How big its XML will be, in bytes.
+    pub(crate) xml_bytes: u64,
+}
+
+/// Where pieces go.
+pub(crate) trait Take {
+    type Error;
+    fn take(&mut self, piece: &Piece<'_>) -> Result<(), Self::Error>;
+}
+
+/// Takes sorted rows and cuts them into pieces.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    limits: Limits,
+    old: Vec<Shard>,
+    /// Which old range the rows are in.
+    range: usize,
+    /// The old shard whose file no piece of this range has taken yet.
+    heir: Option<usize>,
+    rows: Vec<u8>,
+    urls: u32,
+    xml_bytes: u64,
+    lower: Vec<u8>,
+    /// Where the last row of `rows` starts.
+    last_start: usize,
+}
+
+impl Cutter {
+    pub(crate) fn new(limits: Limits, old: Vec<Shard>) -> Self {
+        let heir = (!old.is_empty()).then_some(0);
+        Self {
+            limits,
+            old,
+            range: 0,
+            heir,
+            rows: Vec::new(),
+            urls: 0,
+            xml_bytes: SHARD_FRAME_BYTES,
+            lower: Vec::new(),
+            last_start: 0,
+        }
+    }
+
+    /// Takes the next row; `row` sorts after every one before it.
+    pub(crate) fn push<T: Take>(&mut self, row: &Row<'_>, sink: &mut T) -> Result<(), T::Error> {
+        let key = row.loc();
+        while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
+            self.close_range(sink)?;
+        }
+        let xml_bytes = row.xml_bytes() as u64;
+        let too_many = self.urls >= self.limits.urls_max;
+        let too_big = self.xml_bytes + xml_bytes > self.limits.bytes_max;
+        if self.urls > 0 {
+            if self.at_right_edge(key) {
+                if self.urls >= self.limits.urls_target || too_many || too_big {
+                    self.flush(sink)?;
+                    self.lower = key.to_vec();
+                }
+            } else if too_many || too_big {
+                self.split(key, too_many, sink)?;
+            }
+        }
+        self.last_start = self.rows.len();
+        self.rows.extend_from_slice(row.as_bytes());
+        self.urls += 1;
+        self.xml_bytes += xml_bytes;
+        Ok(())
+    }
+
+    /// Ends the input.
+    pub(crate) fn finish<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
+        if self.urls > 0 { self.flush(sink) } else { Ok(()) }
+    }
+
+    fn at_right_edge(&self, key: &[u8]) -> bool {
+        self.range + 1 >= self.old.len() && self.old.last().is_none_or(|last| key > last.last.as_bytes())
+    }
+
+    fn close_range<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
+        let next = &self.old[self.range + 1];
+        let joins = self.heir.is_some()
+            && self.urls < self.limits.urls_target / NEARLY_EMPTY_PART
+            && self.urls + next.urls <= self.limits.urls_target.midpoint(self.limits.urls_max)
+            && self.xml_bytes + next.xml_bytes <= self.limits.bytes_max / 2;
+        if self.urls > 0 && !joins {
+            self.flush(sink)?;
+        }
+        self.range += 1;
+        // What joins, or comes after nothing, begins where the range before began.
+        if self.urls == 0 && self.heir.is_none() {
+            self.lower = self.old[self.range].lower.as_bytes().to_vec();
+        }
+        self.heir = Some(self.range);
+        Ok(())
+    }
+
+    fn flush<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
+        self.emit(self.rows.len(), self.last_start, self.urls, self.xml_bytes, sink)?;
+        self.rows.clear();
+        (self.urls, self.xml_bytes, self.last_start) = (0, SHARD_FRAME_BYTES, 0);
+        Ok(())
+    }
+
+    /// Gives away the first half, by URLs or by bytes, whichever limit was met; `key` is what comes next.
+    fn split<T: Take>(&mut self, key: &[u8], by_urls: bool, sink: &mut T) -> Result<(), T::Error> {
+        let (mut urls, mut xml_bytes, mut end, mut last_start) = (0, SHARD_FRAME_BYTES, 0, 0);
+        while let Some(row) = Row::first(&self.rows[end..]) {
+            if if by_urls {
+                urls >= self.urls / 2
+            } else {
+                xml_bytes - SHARD_FRAME_BYTES >= (self.xml_bytes - SHARD_FRAME_BYTES) / 2
+            } && urls > 0
+            {
+                break;
+            }
+            last_start = end;
+            end += row.as_bytes().len();
+            urls += 1;
+            xml_bytes += row.xml_bytes() as u64;
+        }
+        if end == self.rows.len() {
+            self.flush(sink)?;
+            self.lower = key.to_vec();
+            return Ok(());
+        }
+        self.emit(end, last_start, urls, xml_bytes, sink)?;
+        self.lower = Row::first(&self.rows[end..]).map(|row| row.loc().to_vec()).unwrap_or_default();
+        self.rows.drain(..end);
+        self.last_start -= end;
+        self.urls -= urls;
+        self.xml_bytes -= xml_bytes - SHARD_FRAME_BYTES;
+        Ok(())
+    }
+
+    fn emit<T: Take>(
+        &mut self,
+        end: usize,
+        last_start: usize,
+        urls: u32,
+        xml_bytes: u64,
+        sink: &mut T,
+    ) -> Result<(), T::Error> {
+        assert!(
+            urls <= self.limits.urls_max && xml_bytes <= self.limits.bytes_max.max(SHARD_FRAME_BYTES),
+            "limits hold"
+        );
+        let last = Row::first(&self.rows[last_start..end]).map(|row| row.loc()).unwrap_or_default();
+        let rows = &self.rows[..end];
+        sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, urls, xml_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::tests::row;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[derive(Default)]
+    struct Shelf {
+        shards: Vec<Shard>,
+        rows: Vec<Vec<String>>,
+        number: usize,
+        old: Vec<Shard>,
+    }
+
+    impl Take for Shelf {
+        type Error = ();
+
+        fn take(&mut self, piece: &Piece<'_>) -> Result<(), ()> {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let file = piece.old.map_or_else(
+                || {
+                    self.number += 1;
+                    format!("new-{}", self.number)
+                },
+                |old| self.old[old].file.clone(),
+            );
+            let (mut locs, mut rest) = (Vec::new(), piece.rows);
+            while let Some(row) = Row::first(rest) {
+                locs.push(text(row.loc()));
+                rest = &rest[row.as_bytes().len()..];
+            }
+            assert_eq!((locs.len(), locs.last().unwrap().as_str()), (piece.urls as usize, text(piece.last).as_str()));
+            let mut xml = Vec::new();
+            crate::xml::write_shard(piece.rows, &mut xml);
+            assert_eq!(xml.len() as u64, piece.xml_bytes);
+            self.shards.push(Shard {
+                file,
+                lower: text(piece.lower),
+                last: text(piece.last),
+                urls: piece.urls,
+                xml_bytes: piece.xml_bytes,
+                rows_hash: String::new(),
+                file_bytes: 0,
+                file_hash: String::new(),
+                stamp: None,
+                changed_at: String::new(),
+            });
+            self.rows.push(locs);
+            Ok(())
+        }
+    }
+
+    const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: BYTES_MAX };
+
+    fn url(n: u32) -> String {
+        format!("https://a.example/{n:08}")
+    }
+
+    fn cut(limits: Limits, old: &Shelf, urls: &BTreeSet<u32>) -> Shelf {
+        let mut shelf = Shelf { number: old.number, old: old.shards.clone(), ..Shelf::default() };
+        let mut cutter = Cutter::new(limits, old.shards.clone());
+        for n in urls {
+            cutter.push(&Row::first(&row(&url(*n), "", "", "")).unwrap(), &mut shelf).unwrap();
+        }
+        cutter.finish(&mut shelf).unwrap();
+        check(limits, &shelf, urls);
+        shelf
+    }
+
+    fn check(limits: Limits, shelf: &Shelf, urls: &BTreeSet<u32>) {
+        let all: Vec<String> = shelf.rows.iter().flatten().cloned().collect();
+        assert_eq!(all, urls.iter().map(|n| url(*n)).collect::<Vec<_>>());
+        for (at, shard) in shelf.shards.iter().enumerate() {
+            assert!(shard.urls <= limits.urls_max && shard.urls > 0 && shard.xml_bytes <= limits.bytes_max);
+            assert!(shelf.rows[at][0] >= shard.lower, "{} {}", shelf.rows[at][0], shard.lower);
+            assert!(shelf.shards.get(at + 1).is_none_or(|next| shard.last < next.lower));
+        }
+        assert!(shelf.shards.first().is_none_or(|first| first.lower.is_empty()));
+        let names: BTreeSet<_> = shelf.shards.iter().map(|shard| &shard.file).collect();
+        assert_eq!(names.len(), shelf.shards.len());
+    }
+
+    /// URLs that moved between two files that both stay: what must never happen.
+    fn moved(before: &Shelf, after: &Shelf) -> usize {
+        let place = |shelf: &Shelf| -> BTreeMap<String, String> {
+            let files = shelf.shards.iter().zip(&shelf.rows);
+            files.flat_map(|(shard, rows)| rows.iter().map(|url| (url.clone(), shard.file.clone()))).collect()
+        };
+        let (old, new) = (place(before), place(after));
+        let stays = |file: &str| after.shards.iter().any(|shard| shard.file == *file);
+        let was = |file: &str| before.shards.iter().any(|shard| shard.file == *file);
+        old.iter()
+            .filter(|(url, file)| new.get(*url).is_some_and(|now| now != *file && stays(file) && was(now)))
+            .count()
+    }
+
+    fn sizes(shelf: &Shelf) -> Vec<u32> {
+        shelf.shards.iter().map(|shard| shard.urls).collect()
+    }
+
+    #[test]
+    fn a_full_build_fills_to_the_target() {
+        assert_eq!(sizes(&cut(LIMITS, &Shelf::default(), &(0..100).collect())), [40, 40, 20]);
+        assert_eq!(sizes(&cut(LIMITS, &Shelf::default(), &(0..80).collect())), [40, 40]);
+    }
+
+    #[test]
+    fn growth_at_the_right_edge_opens_a_new_shard_and_moves_nothing() {
+        let before = cut(LIMITS, &Shelf::default(), &(0..100).collect());
+        let after = cut(LIMITS, &before, &(0..170).collect());
+        assert_eq!(sizes(&after), [40, 40, 40, 40, 10]);
+        assert_eq!(before.shards[0], after.shards[0]);
+        assert_eq!(moved(&before, &after), 0);
+    }
+
+    #[test]
+    fn growth_inside_splits_only_past_the_limit() {
+        let before = cut(LIMITS, &Shelf::default(), &(0..80).map(|n| n * 10).collect());
+        let mut urls: BTreeSet<u32> = (0..80).map(|n| n * 10).collect();
+        urls.extend((0..10).map(|n| n * 10 + 1));
+        let after = cut(LIMITS, &before, &urls);
+        assert_eq!(sizes(&after), [50, 40]);
+        urls.insert(5);
+        let split = cut(LIMITS, &after, &urls);
+        assert_eq!(sizes(&split), [25, 26, 40]);
+        assert_eq!(split.shards[0].file, before.shards[0].file);
+        assert_eq!(split.shards[2].file, before.shards[1].file);
+        assert_eq!(moved(&after, &split), 0);
+    }
+
+    #[test]
+    fn a_nearly_empty_shard_joins_its_right_neighbour() {
+        let before = cut(Limits { urls_target: 40, ..LIMITS }, &Shelf::default(), &(0..120).collect());
+        let one_left: BTreeSet<u32> = (0..1).chain(50..120).collect();
+        let after = cut(LIMITS, &before, &one_left);
+        assert_eq!(sizes(&after), [31, 40]);
+        assert_eq!(after.shards[0].file, before.shards[1].file);
+        let none_left = cut(LIMITS, &before, &(40..120).collect());
+        assert_eq!((sizes(&none_left), none_left.shards[0].file.as_str()), (vec![40, 40], "new-2"));
+    }
+
+    #[test]
+    fn bytes_cut_exactly() {
+        let one = Row::first(&row(&url(1), "", "", "")).unwrap().xml_bytes() as u64;
+        let exact = Limits { urls_target: 1000, urls_max: 1000, bytes_max: SHARD_FRAME_BYTES + 7 * one };
+        let first = cut(exact, &Shelf::default(), &(0..14).collect());
+        assert_eq!(sizes(&first), [7, 7]);
+        assert!(first.shards.iter().all(|shard| shard.xml_bytes == exact.bytes_max));
+        let less = Limits { bytes_max: exact.bytes_max - 1, ..exact };
+        assert_eq!(sizes(&cut(less, &Shelf::default(), &(0..14).collect())), [6, 6, 2]);
+        let grown = cut(exact, &cut(exact, &Shelf::default(), &(10..17).collect()), &(9..17).collect());
+        assert_eq!(sizes(&grown), [4, 4]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+        #[test]
+        fn no_url_moves_between_files_that_stay(rounds in proptest::collection::vec(
+            proptest::collection::vec((0_u32..600, any::<bool>()), 0..120), 1..12,
+        )) {
+            let mut urls: BTreeSet<u32> = (0..300).step_by(2).collect();
+            let mut shelf = cut(LIMITS, &Shelf::default(), &urls);
+            for round in rounds {
+                for (n, add) in round {
+                    if add { urls.insert(n); } else { urls.remove(&n); }
+                }
+                let next = cut(LIMITS, &shelf, &urls);
+                prop_assert_eq!(moved(&shelf, &next), 0);
+                shelf = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Every file name and object key of a sitemap, in one place.
+
+/// The index, beside its shards.
+pub const INDEX: &str = "sitemap-index.xml";
+/// Where a local sitemap keeps its state, inside its directory.
+pub const STATE_DIR: &str = ".tidemark";
+/// The shard manifest, in the state directory.
+pub const MANIFEST: &str = "manifest.json";
+/// Rejected rows and dropped fields, in the state directory.
+pub const REJECTS: &str = "rejects.ndjson";
+/// Files that are ready and not yet published, in the state directory.
+pub const STAGING_DIR: &str = "staging";
+/// What one run at a time holds, in the state directory.
+pub const LOCK: &str = "lock";
+
+/// The file of the shard with this number.
+#[must_use]
+pub fn shard_file(number: u64) -> String {
+    format!("sitemap-{number:05}.xml.gz")
+}
+
+/// The settings of `site`, in the state bucket.
+#[must_use]
+pub fn site(site: &str) -> String {
+    format!("sites/{site}.toml")
+}
+
+/// The state object of `site`, in the state bucket.
+#[must_use]
+pub fn state(site: &str) -> String {
+    format!("sitemaps/{site}/state.json")
+}
+
+/// The shard manifest that `run` wrote under fencing token `token`, in the state bucket.
+#[must_use]
+pub fn manifest(site: &str, token: u64, run: &str) -> String {
+    format!("sitemaps/{site}/manifests/{token:010}-{}.json", safe(run))
+}
+
+/// The rejects of `run`, in the state bucket.
+#[must_use]
+pub fn rejects(site: &str, run: &str) -> String {
+    format!("sitemaps/{site}/rejects/{}.ndjson", safe(run))
+}
+
+/// A run ID as part of a key: what is not plain becomes `-`.
+fn safe(run: &str) -> String {
+    run.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_fixed() {
+        assert_eq!(shard_file(7), "sitemap-00007.xml.gz");
+        assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
+        assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
+    }
+}

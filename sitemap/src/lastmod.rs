@@ -1,0 +1,271 @@
+//! Times of last change: which forms a sitemap may carry, and which of two is newer.
+//!
+//! Promises: a valid form passes unchanged; what can be put into a valid form without guessing is; everything else is
+//! refused and never replaced by an invented time. Valid are `YYYY-MM-DD` and a full time to the second with a zone
+//! (sitemaps.org by way of W3C Datetime, narrowed to what its schema takes).
+
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use std::fmt;
+
+/// Longest text that a canonical lastmod can be, in bytes.
+pub const LASTMOD_BYTES_MAX: usize = 40;
+
+/// Why a lastmod cannot stand in a sitemap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LastmodFault {
+    /// Not a date or time in a form that is known.
+    Form,
+    /// A time without a zone, and no zone was set for such times.
+    NoZone,
+}
+
+impl fmt::Display for LastmodFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Form => "lastmod is not YYYY-MM-DD or a full time with a zone",
+            Self::NoZone => "lastmod is a time without a zone, and lastmod_zone is not set",
+        })
+    }
+}
+
+/// Appends to `out` the canonical form of `text`; a zoneless time is taken to be in `zone`.
+///
+/// # Errors
+/// The [`LastmodFault`]; `out` is then unchanged.
+pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Result<(), LastmodFault> {
+    if is_date(text) || is_utc_seconds(text) {
+        out.extend_from_slice(text);
+        return Ok(());
+    }
+    let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
+    let canonical = canonical_any(text, zone)?;
+    out.extend_from_slice(canonical.as_bytes());
+    Ok(())
+}
+
+/// Appends the canonical form of a time that is known as an instant, in microseconds since the epoch.
+///
+/// # Errors
+/// [`LastmodFault::Form`] where no calendar has that time.
+pub fn from_instant(micros: i64, out: &mut Vec<u8>) -> Result<(), LastmodFault> {
+    let at = Timestamp::from_microsecond(micros).map_err(|_| LastmodFault::Form)?;
+    let text = format!("{at}");
+    if text.len() > LASTMOD_BYTES_MAX || text.starts_with(['-', '+']) || text.starts_with("0000") {
+        return Err(LastmodFault::Form);
+    }
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
+}
+
+/// The instant that a canonical form stands for; a date counts as its first moment in UTC.
+#[must_use]
+pub fn instant(canonical: &[u8]) -> Option<Timestamp> {
+    let text = std::str::from_utf8(canonical).ok()?;
+    if text.len() == 10 {
+        return text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    }
+    text.parse().ok()
+}
+
+fn canonical_any(text: &str, zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
+    let bytes = text.as_bytes();
+    if bytes.len() > 64 || bytes.len() < 10 || !is_date(&bytes[..10]) {
+        return Err(LastmodFault::Form);
+    }
+    if bytes.len() == 10 {
+        return Ok(text.to_owned());
+    }
+    let time = text[10..].strip_prefix(['T', 't', ' ']).ok_or(LastmodFault::Form)?;
+    let clock_end = time.find(|c: char| !(c.is_ascii_digit() || matches!(c, ':' | '.'))).unwrap_or(time.len());
+    let (clock, zone_text) = time.split_at(clock_end);
+    let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let pieces: Vec<&str> = seconds.split(':').collect();
+    if !(2..=3).contains(&pieces.len()) || pieces.iter().any(|piece| piece.len() != 2) || fraction.len() > 9 {
+        return Err(LastmodFault::Form);
+    }
+    // W3C Datetime has minutes without seconds, the schema has not: the second is then the first of its minute.
+    let second = pieces.get(2).copied().unwrap_or("00");
+    let local = format!("{}T{}:{}:{second}", &text[..10], pieces[0], pieces[1]);
+    // A leap second is no time to a computer, and 24:00 is another day's 00:00.
+    let civil: DateTime = local.parse().map_err(|_| LastmodFault::Form)?;
+    if second == "60" {
+        return Err(LastmodFault::Form);
+    }
+    let fraction = if fraction.bytes().all(|b| b == b'0') { String::new() } else { format!(".{fraction}") };
+    let zone_text = zone_text.trim();
+    let suffix = match zone_text {
+        "" => offset(&zone.ok_or(LastmodFault::NoZone)?.to_ambiguous_zoned(civil).compatible())?,
+        "Z" | "z" | "UTC" | "GMT" => "Z".to_owned(),
+        named if named.starts_with(char::is_alphabetic) => {
+            let zone = TimeZone::get(named).map_err(|_| LastmodFault::Form)?;
+            offset(&zone.to_ambiguous_zoned(civil).compatible())?
+        }
+        given => numeric_offset(given)?,
+    };
+    Ok(format!("{local}{fraction}{suffix}"))
+}
+
+fn offset(zoned: &Result<Zoned, jiff::Error>) -> Result<String, LastmodFault> {
+    let seconds = zoned.as_ref().map_err(|_| LastmodFault::Form)?.offset().seconds();
+    if seconds == 0 {
+        return Ok("Z".to_owned());
+    }
+    let sign = if seconds < 0 { '-' } else { '+' };
+    let minutes = seconds.abs() / 60;
+    Ok(format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60))
+}
+
+/// `+hh:mm`, and what is near it (`+hhmm`, `+hh`), within the 14 hours that exist.
+fn numeric_offset(given: &str) -> Result<String, LastmodFault> {
+    let (sign, digits) = given.split_at_checked(1).ok_or(LastmodFault::Form)?;
+    let (hours, minutes) = match digits.as_bytes() {
+        [_, _, b':', _, _] => (&digits[..2], &digits[3..]),
+        [_, _, _, _] => digits.split_at(2),
+        [_, _] => (digits, "00"),
+        _ => return Err(LastmodFault::Form),
+    };
+    if !matches!(sign, "+" | "-") || !hours.bytes().chain(minutes.bytes()).all(|b| b.is_ascii_digit()) {
+        return Err(LastmodFault::Form);
+    }
+    let number = |text: &str| text.parse::<u16>().map_err(|_| LastmodFault::Form);
+    if number(minutes)? > 59 || number(hours)? * 60 + number(minutes)? > 14 * 60 {
+        return Err(LastmodFault::Form);
+    }
+    Ok(format!("{sign}{hours}:{minutes}"))
+}
+
+/// `YYYY-MM-DD` of a day that exists.
+fn is_date(text: &[u8]) -> bool {
+    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text else { return false };
+    let digits = [y1, y2, y3, y4, m1, m2, d1, d2];
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let two = |a: u8, b: u8| u16::from(a - b'0') * 10 + u16::from(b - b'0');
+    let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
+    year > 0 && (1..=12).contains(&month) && day >= 1 && day <= days_in(year, month)
+}
+
+fn days_in(year: u16, month: u16) -> u16 {
+    match month {
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
+fn is_utc_seconds(text: &[u8]) -> bool {
+    let &[.., b'T', h1, h2, b':', m1, m2, b':', s1, s2, b'Z'] = text else { return false };
+    text.len() == 20
+        && is_date(&text[..10])
+        && [h1, h2, m1, m2, s1, s2].iter().all(u8::is_ascii_digit)
+        && (h1 < b'2' || (h1 == b'2' && h2 < b'4'))
+        && m1 < b'6'
+        && s1 < b'6'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(text: &str, zone: Option<&str>) -> Result<String, LastmodFault> {
+        let zone = zone.map(|name| TimeZone::get(name).unwrap());
+        let mut out = Vec::new();
+        canonical(text.as_bytes(), zone.as_ref(), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn valid_forms_pass_unchanged() {
+        for text in [
+            "2025-11-22",
+            "2024-02-29",
+            "2025-11-22T10:11:12Z",
+            "2025-11-22T10:11:12+09:00",
+            "2025-11-22T10:11:12.5-03:30",
+        ] {
+            assert_eq!(of(text, None).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn what_needs_no_guess_is_put_into_form() {
+        let cases = [
+            ("2025-11-22 10:11:12.000 UTC", "2025-11-22T10:11:12Z"),
+            ("2025-11-22 10:11:12.250 Asia/Seoul", "2025-11-22T10:11:12.250+09:00"),
+            ("2025-11-22T10:11+01:00", "2025-11-22T10:11:00+01:00"),
+            ("2025-11-22 10:11:12+0100", "2025-11-22T10:11:12+01:00"),
+            ("2025-11-22t10:11:12z", "2025-11-22T10:11:12Z"),
+            (" 2025-11-22 ", "2025-11-22"),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(of(given, None).as_deref(), Ok(wanted), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_zoneless_time_needs_a_zone() {
+        assert_eq!(of("2025-07-01 10:00:00.000", None), Err(LastmodFault::NoZone));
+        assert_eq!(of("2025-07-01 10:00:00.000", Some("UTC")).as_deref(), Ok("2025-07-01T10:00:00Z"));
+        assert_eq!(of("2025-07-01T10:00:00", Some("Europe/Berlin")).as_deref(), Ok("2025-07-01T10:00:00+02:00"));
+        assert_eq!(of("2025-12-01T10:00:00", Some("Europe/Berlin")).as_deref(), Ok("2025-12-01T10:00:00+01:00"));
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in [
+            "",
+            "yesterday",
+            "2025-02-29",
+            "2025-13-01",
+            "2025-00-10",
+            "2025-11-31",
+            "0000-01-01",
+            "2025-11-22T24:00:00Z",
+            "2025-11-22T10:60:00Z",
+            "2025-11-22T10:11:60Z",
+            "2025-11-22T10:11:12+15:00",
+            "2025-11-22T10:11:12 Moon/Sea",
+            "22.11.2025",
+            "2025-11",
+            "1763800000",
+            "2025-11-22T10Z",
+            "2025-11-22T1:1:1Z",
+            "2025-11-22é",
+        ] {
+            assert_eq!(of(text, Some("UTC")), Err(LastmodFault::Form), "{text}");
+        }
+    }
+
+    #[test]
+    fn newer_is_by_instant_not_by_text() {
+        let east = instant(b"2025-11-22T10:00:00+09:00").unwrap();
+        let utc = instant(b"2025-11-22T02:00:00Z").unwrap();
+        assert!(utc > east);
+        assert!(instant(b"2025-11-22").unwrap() < east.max(utc));
+    }
+
+    #[test]
+    fn an_instant_becomes_utc() {
+        let mut out = Vec::new();
+        from_instant(1_763_800_000_000_000, &mut out).unwrap();
+        assert_eq!(out, b"2025-11-22T08:26:40Z");
+        assert_eq!(from_instant(i64::MIN, &mut Vec::new()), Err(LastmodFault::Form));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_out_is_a_fixed_point_and_an_instant(text in "20[0-9]{2}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9]:[0-5][0-9](:[0-6][0-9](\\.[0-9]{1,3})?)?(Z|[+-][01][0-9]:?[0-5][0-9]| UTC)?)?") {
+            if let Ok(first) = of(&text, Some("UTC")) {
+                let again = of(&first, None);
+                prop_assert_eq!(again.as_ref(), Ok(&first));
+                prop_assert!(instant(first.as_bytes()).is_some(), "{}", first);
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Page addresses: what a row's `loc` becomes in a sitemap, or why it cannot be there.
+//!
+//! Promises: the result is ASCII, a valid URI by RFC 3986 on the site's own scheme, host and port, 12 to 2,047
+//! characters long. Nothing is changed that need not be: case, dots, trailing slashes, query strings and existing
+//! percent-escapes stay as they are. What is clean ASCII already is copied without a look at single characters.
+
+use std::fmt;
+use url::Url;
+
+/// Longest address, in characters after escaping (sitemaps.org: "less than 2,048 characters").
+pub const LOC_CHARS_MAX: usize = 2047;
+/// Shortest address the sitemaps.org schema takes.
+pub const LOC_CHARS_MIN: usize = 12;
+
+/// Schemes that stand in page lists by mistake and name no page.
+const NOT_PAGES: [&str; 5] = ["mailto:", "javascript:", "tel:", "data:", "about:"];
+
+/// Why a `loc` cannot stand in this site's sitemap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LocFault {
+    /// There is none.
+    Missing,
+    /// Its bytes are not UTF-8.
+    NotUtf8,
+    /// It holds a control character.
+    ControlCharacter,
+    /// It is not an address of a page.
+    NotAnAddress,
+    /// It is on another scheme, host or port.
+    OtherHost,
+    /// It is longer than [`LOC_CHARS_MAX`] characters.
+    TooLong,
+    /// It is shorter than [`LOC_CHARS_MIN`] characters.
+    TooShort,
+}
+
+impl fmt::Display for LocFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "no loc",
+            Self::NotUtf8 => "loc is not UTF-8",
+            Self::ControlCharacter => "loc holds a control character",
+            Self::NotAnAddress => "loc is not an address of a page",
+            Self::OtherHost => "loc is on another scheme, host or port than base_url",
+            Self::TooLong => "loc is longer than 2,047 characters",
+            Self::TooShort => "loc is shorter than 12 characters",
+        })
+    }
+}
+
+/// A base URL that cannot be one.
+#[derive(Debug, thiserror::Error)]
+#[error("base URL {text:?} {problem}: give the site's own, such as https://www.example.com")]
+pub struct BaseUrlError {
+    text: String,
+    problem: String,
+}
+
+/// The site: scheme, host, port and the path under which relative addresses lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl {
+    origin: String,
+    prefix: String,
+}
+
+impl BaseUrl {
+    /// Reads a base URL such as `https://www.example.com` or `https://example.com/shop/`.
+    ///
+    /// # Errors
+    /// Where `text` is not an http(s) URL, or has a user, a query or a fragment.
+    pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
+        let fail = |problem: &str| BaseUrlError { text: text.to_owned(), problem: problem.to_owned() };
+        let url = Url::parse(text).map_err(|error| fail(&format!("is not a URL ({error})")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(fail("is neither http nor https"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(fail("holds a user name"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(fail("has a query or a fragment"));
+        }
+        let origin = url.origin().ascii_serialization();
+        let prefix = format!("{origin}{}", url.path().trim_end_matches('/'));
+        Ok(Self { origin, prefix })
+    }
+
+    /// Scheme, host and port, as in `https://www.example.com`.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The base without its last slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The address of `name` under the base.
+    #[must_use]
+    pub fn join(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    /// Appends to `out` the address that `loc` names, absolute or a path under the base.
+    ///
+    /// # Errors
+    /// The [`LocFault`]; `out` then holds what it held before.
+    pub fn resolve(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
+        let start = out.len();
+        let loc = trim_spaces(loc);
+        let outcome = self.append(loc, out).and_then(|()| match out.len() - start {
+            0..LOC_CHARS_MIN => Err(LocFault::TooShort),
+            LOC_CHARS_MIN..=LOC_CHARS_MAX => Ok(()),
+            _ => Err(LocFault::TooLong),
+        });
+        if outcome.is_err() {
+            out.truncate(start);
+        }
+        outcome
+    }
+
+    fn append(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
+        if loc.is_empty() {
+            return Err(LocFault::Missing);
+        }
+        if is_clean(loc) {
+            if let Some(rest) = loc.strip_prefix(self.origin.as_bytes())
+                && matches!(rest.first(), None | Some(b'/' | b'?' | b'#'))
+                && rest.iter().filter(|byte| **byte == b'#').count() < 2
+            {
+                out.extend_from_slice(loc);
+                return Ok(());
+            }
+            if loc[0] == b'/' && loc.get(1) != Some(&b'/') && !loc.contains(&b'#') {
+                out.extend_from_slice(self.prefix.as_bytes());
+                out.extend_from_slice(loc);
+                return Ok(());
+            }
+        }
+        self.append_any(loc, out)
+    }
+
+    /// The slow road: any Unicode, any spelling of the host.
+    fn append_any(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
+        let text = std::str::from_utf8(loc).map_err(|_| LocFault::NotUtf8)?;
+        if text.chars().any(char::is_control) {
+            return Err(LocFault::ControlCharacter);
+        }
+        if let Some((scheme, after)) = absolute(text) {
+            let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
+            let (authority, rest) = after.split_at(end);
+            self.same_origin(scheme.unwrap_or_else(|| self.scheme()), authority)?;
+            out.extend_from_slice(self.origin.as_bytes());
+            escape(rest, out);
+            return Ok(());
+        }
+        let lower = text.get(..12).unwrap_or(text).to_ascii_lowercase();
+        if NOT_PAGES.iter().any(|scheme| lower.starts_with(scheme)) {
+            return Err(LocFault::NotAnAddress);
+        }
+        out.extend_from_slice(self.prefix.as_bytes());
+        out.push(b'/');
+        escape(text.strip_prefix('/').unwrap_or(text), out);
+        Ok(())
+    }
+
+    fn scheme(&self) -> &str {
+        self.origin.split(':').next().unwrap_or_default()
+    }
+
+    fn same_origin(&self, scheme: &str, authority: &str) -> Result<(), LocFault> {
+        if authority.is_empty() || authority.contains('@') {
+            return Err(LocFault::NotAnAddress);
+        }
+        let url = Url::parse(&format!("{scheme}://{authority}/")).map_err(|_| LocFault::NotAnAddress)?;
+        if url.origin().ascii_serialization() == self.origin { Ok(()) } else { Err(LocFault::OtherHost) }
+    }
+}
+
+/// Splits `scheme://rest` or `//rest`; `None` for a path.
+fn absolute(text: &str) -> Option<(Option<&str>, &str)> {
+    if let Some(rest) = text.strip_prefix("//") {
+        return Some((None, rest));
+    }
+    let (scheme, rest) = text.split_once("://")?;
+    let named = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    named.then_some((Some(scheme), rest))
+}
+
+/// Appends `rest` (path, query and fragment) with everything escaped that RFC 3986 does not allow there.
+fn escape(rest: &str, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let bytes = rest.as_bytes();
+    let mut in_fragment = false;
+    for (at, &byte) in bytes.iter().enumerate() {
+        let stays = match byte {
+            b'%' => bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)),
+            b'#' => !std::mem::replace(&mut in_fragment, true),
+            other => may_stand(other),
+        };
+        if stays {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+/// RFC 3986: unreserved, sub-delims, and `:@/?`. Without `%` and `#`, which depend on their neighbours.
+fn may_stand(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte)
+}
+
+/// True where no byte needs escaping whatever its neighbours are (`#` apart). Written as ranges without branches
+/// or early exits, so that the compiler turns it into vector instructions.
+fn is_clean(loc: &[u8]) -> bool {
+    const BLOCK: usize = 16;
+    let allowed = |b: u8| {
+        let range = |low: u8, high: u8| b.wrapping_sub(low) <= high - low;
+        // `!`, `#$`, `&` to `;`, `=`, `?` to `Z`, `_`, `a` to `z`, `~`.
+        (b == b'!')
+            | range(b'#', b'$')
+            | range(b'&', b';')
+            | (b == b'=')
+            | range(b'?', b'Z')
+            | (b == b'_')
+            | range(b'a', b'z')
+            | (b == b'~')
+    };
+    let blocks = loc.chunks_exact(BLOCK);
+    let mut clean = blocks.remainder().iter().fold(true, |clean, b| clean & allowed(*b));
+    for block in blocks {
+        clean &= block.iter().fold(true, |clean, b| clean & allowed(*b));
+    }
+    clean
+}
+
+fn trim_spaces(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn resolve(base: &str, loc: &str) -> Result<String, LocFault> {
+        let mut out = Vec::new();
+        BaseUrl::parse(base).unwrap().resolve(loc.as_bytes(), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn on_example(loc: &str) -> Result<String, LocFault> {
+        resolve("https://www.example.com", loc)
+    }
+
+    #[test]
+    fn names_of_debian_packages_stay_readable() {
+        for name in ["libstdc++6", "0ad-data", "g++-12", "libc6.1", "1:2.3~rc1+dfsg-4", "a_b"] {
+            assert_eq!(on_example(&format!("/p/{name}")).unwrap(), format!("https://www.example.com/p/{name}"));
+            assert_eq!(on_example(&format!("p/{name}")).unwrap(), format!("https://www.example.com/p/{name}"));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_escaped_once() {
+        let cases = [
+            ("/é", "/%C3%A9"),
+            ("/日本語 x", "/%E6%97%A5%E6%9C%AC%E8%AA%9E%20x"),
+            ("/😀", "/%F0%9F%98%80"),
+            ("/a%20b", "/a%20b"),
+            ("/100%", "/100%25"),
+            ("/%zz%4", "/%25zz%254"),
+            ("/a[1]{2}|^`\\\"<>", "/a%5B1%5D%7B2%7D%7C%5E%60%5C%22%3C%3E"),
+            ("/x?q=a&b='c'#top", "/x?q=a&b='c'#top"),
+            ("/x#a#b", "/x#a%23b"),
+            ("?page=2", "/?page=2"),
+            ("  /x  ", "/x"),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(on_example(given).unwrap(), format!("https://www.example.com{wanted}"), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_base_with_a_path_holds_its_relative_pages() {
+        for base in ["https://example.com/shop", "https://example.com/shop/"] {
+            assert_eq!(resolve(base, "/a").unwrap(), "https://example.com/shop/a");
+            assert_eq!(resolve(base, "a?b").unwrap(), "https://example.com/shop/a?b");
+            assert_eq!(resolve(base, "https://example.com/other").unwrap(), "https://example.com/other");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_the_own_host_is_the_own_host() {
+        for loc in ["https://www.example.com/a", "HTTPS://WWW.Example.COM/a", "https://www.example.com:443/a"] {
+            assert_eq!(on_example(loc).unwrap(), "https://www.example.com/a", "{loc}");
+        }
+        assert_eq!(on_example("//www.example.com/a").unwrap(), "https://www.example.com/a");
+        assert_eq!(on_example("https://www.example.com").unwrap(), "https://www.example.com");
+        assert_eq!(
+            resolve("https://bücher.example", "https://BÜCHER.example/ä").unwrap(),
+            "https://xn--bcher-kva.example/%C3%A4"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_page_here_says_why() {
+        let cases = [
+            ("", LocFault::Missing),
+            ("   ", LocFault::Missing),
+            ("/a\tb", LocFault::ControlCharacter),
+            ("/a\u{7f}", LocFault::ControlCharacter),
+            ("/a\u{85}", LocFault::ControlCharacter),
+            ("/a\n", LocFault::ControlCharacter),
+            ("http://www.example.com/a", LocFault::OtherHost),
+            ("https://example.com/a", LocFault::OtherHost),
+            ("https://www.example.com.evil.org/", LocFault::OtherHost),
+            ("https://www.example.com:8443/", LocFault::OtherHost),
+            ("//evil.org/x", LocFault::OtherHost),
+            ("https://me@www.example.com/", LocFault::NotAnAddress),
+            ("https:///x", LocFault::NotAnAddress),
+            ("mailto:a@b.c", LocFault::NotAnAddress),
+            ("JavaScript:void(0)", LocFault::NotAnAddress),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(on_example(given), Err(wanted), "{given:?}");
+        }
+        let mut out = b"kept".to_vec();
+        let base = BaseUrl::parse("https://www.example.com").unwrap();
+        assert_eq!(base.resolve(b"/\xff", &mut out), Err(LocFault::NotUtf8));
+        assert_eq!(out, b"kept");
+    }
+
+    #[test]
+    fn length_counts_after_escaping() {
+        let room = LOC_CHARS_MAX - "https://www.example.com/".len();
+        assert!(on_example(&format!("/{}", "a".repeat(room))).is_ok());
+        assert_eq!(on_example(&format!("/{}", "a".repeat(room + 1))), Err(LocFault::TooLong));
+        assert_eq!(on_example(&format!("/{}", "é".repeat(room / 6 + 1))), Err(LocFault::TooLong));
+        assert_eq!(resolve("http://a.b", "/"), Err(LocFault::TooShort));
+    }
+
+    #[test]
+    fn a_bad_base_says_what_to_give() {
+        for text in ["www.example.com", "ftp://example.com", "https://u:p@example.com", "https://example.com/?a"] {
+            let message = BaseUrl::parse(text).unwrap_err().to_string();
+            assert!(message.contains(text) && message.contains("https://www.example.com"), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_out_is_a_valid_address_and_a_fixed_point(path in "\\PC{0,60}") {
+            if let Ok(first) = on_example(&format!("/{path}")) {
+                prop_assert!(first.bytes().all(|b| may_stand(b) || b == b'%' || b == b'#'), "{}", first);
+                let again = on_example(&first).unwrap();
+                prop_assert_eq!(&again, &first);
+                prop_assert!(Url::parse(&first).is_ok());
+            }
+        }
+
+        #[test]
+        fn the_path_can_be_read_back(path in "[^%\\p{Cc}#?]{1,40}") {
+            prop_assume!(!path.starts_with('/') && !path.ends_with(' '));
+            let url = on_example(&format!("/{path}")).unwrap();
+            let mut bytes = Vec::new();
+            let mut rest = url.strip_prefix("https://www.example.com/").unwrap().as_bytes();
+            while let [first, tail @ ..] = rest {
+                if *first == b'%' {
+                    bytes.push(u8::from_str_radix(std::str::from_utf8(&tail[..2]).unwrap(), 16).unwrap());
+                    rest = &tail[2..];
+                } else {
+                    bytes.push(*first);
+                    rest = tail;
+                }
+            }
+            prop_assert_eq!(String::from_utf8(bytes).unwrap(), path);
+        }
+
+        #[test]
+        fn the_fast_look_agrees_with_the_table(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+            let slow = bytes.iter().all(|b| may_stand(*b) || *b == b'#');
+            prop_assert_eq!(is_clean(&bytes), slow);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The shard manifest: which shards a sitemap has, what each holds, and what its file looked like when last written.
+//!
+//! It is the memory between runs. From it come stable file names, the key ranges that keep a URL in its shard, and the
+//! knowledge that a shard need not be made again. JSON, version 1; every manifest is written once and never changed.
+
+use crate::row::ROW_FORMAT;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// The version of the manifest's form.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its file's name. It never changes while the shard lives.
+    pub file: String,
+    /// Where its key range begins; it ends where the next one begins. Empty for the first.
+    pub lower: String,
+    /// The last key it holds.
+    pub last: String,
+    /// How many URLs it holds.
+    pub urls: u32,
+    /// How big its XML is, in bytes.
+    pub xml_bytes: u64,
+    /// XXH3-128 of its canonical rows, in hexadecimal.
+    pub rows_hash: String,
+    /// How big its file is, in bytes.
+    pub file_bytes: u64,
+    /// XXH3-128 of its file, in hexadecimal.
+    pub file_hash: String,
+    /// What the place where the file lies says of it (an ETag; for a directory size and time), if it was asked.
+    pub stamp: Option<String>,
+    /// When its rows last changed: the time of that run, as the index shows it.
+    pub changed_at: String,
+}
+
+/// A file that the index names no more, and that goes after a grace period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Its name.
+    pub file: String,
+    /// Since when, in milliseconds since the epoch.
+    pub since_ms: i64,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// [`ROW_FORMAT`] of the row hashes.
+    pub row_format: u32,
+    /// The site.
+    pub base_url: String,
+    /// What rows are sorted by.
+    pub sort_key: String,
+    /// The compression library that made the files of the last run.
+    pub compressor: String,
+    /// Its level.
+    pub level: i32,
+    /// The run that made it.
+    pub run: String,
+    /// The number of the next new file.
+    pub next_number: u64,
+    /// The shards, by key range.
+    pub shards: Vec<Shard>,
+    /// Files that wait to be removed.
+    pub retired: Vec<Retired>,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is not JSON of the known form.
+    #[error("it does not parse")]
+    Parse(#[from] serde_json::Error),
+    /// It was written by another version, or by hand.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Manifest {
+    /// The manifest of a sitemap that has never been built.
+    #[must_use]
+    pub fn empty(base_url: &str) -> Self {
+        Self {
+            version: MANIFEST_VERSION,
+            row_format: ROW_FORMAT,
+            base_url: base_url.to_owned(),
+            sort_key: "loc".to_owned(),
+            compressor: String::new(),
+            level: 0,
+            run: String::new(),
+            next_number: 1,
+            shards: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+
+    /// Reads a manifest and checks it.
+    ///
+    /// # Errors
+    /// A [`ManifestError`] that says what is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        manifest.check().map_err(ManifestError::Invalid)?;
+        Ok(manifest)
+    }
+
+    /// As JSON, for people to read too.
+    ///
+    /// # Errors
+    /// Never for a manifest that passes its check; the serializer's own otherwise.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// How many URLs the sitemap has.
+    #[must_use]
+    pub fn urls(&self) -> u64 {
+        self.shards.iter().map(|shard| u64::from(shard.urls)).sum()
+    }
+
+    /// What a shard of these shards' order and ranges must hold true.
+    fn check(&self) -> Result<(), String> {
+        if self.version != MANIFEST_VERSION {
+            return Err(format!("its version is {}, this build knows {MANIFEST_VERSION}", self.version));
+        }
+        if self.shards.first().is_some_and(|shard| !shard.lower.is_empty()) {
+            return Err("its first shard does not begin at the first key".to_owned());
+        }
+        if let Some(pair) = self.shards.windows(2).find(|pair| pair[0].last >= pair[1].lower) {
+            return Err(format!("the key ranges of {} and {} overlap", pair[0].file, pair[1].file));
+        }
+        if let Some(bad) = self.shards.iter().find(|shard| shard.last < shard.lower || shard.urls == 0) {
+            return Err(format!("the key range of {} is empty", bad.file));
+        }
+        let mut names = HashSet::new();
+        let all = self.shards.iter().map(|shard| &shard.file).chain(self.retired.iter().map(|retired| &retired.file));
+        for name in all {
+            if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+                return Err(format!("{name:?} is no file name"));
+            }
+            if !names.insert(name) {
+                return Err(format!("{name} stands in it twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shard(file: &str, lower: &str, last: &str) -> Shard {
+        Shard {
+            file: file.to_owned(),
+            lower: lower.to_owned(),
+            last: last.to_owned(),
+            urls: 2,
+            xml_bytes: 300,
+            rows_hash: "00".repeat(16),
+            file_bytes: 100,
+            file_hash: "ff".repeat(16),
+            stamp: Some("\"etag\"".to_owned()),
+            changed_at: "2025-11-22T08:26:40Z".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_form_of_version_1_is_fixed() {
+        let manifest =
+            Manifest { shards: vec![shard("sitemap-00001.xml.gz", "", "b")], ..Manifest::empty("https://a.example") };
+        let golden = r#"{"version":1,"row_format":1,"base_url":"https://a.example","sort_key":"loc","compressor":"","level":0,"run":"","next_number":1,"shards":[{"file":"sitemap-00001.xml.gz","lower":"","last":"b","urls":2,"xml_bytes":300,"rows_hash":"00000000000000000000000000000000","file_bytes":100,"file_hash":"ffffffffffffffffffffffffffffffff","stamp":"\"etag\"","changed_at":"2025-11-22T08:26:40Z"}],"retired":[]}"#;
+        assert_eq!(serde_json::to_string(&manifest).unwrap(), golden);
+        assert_eq!(Manifest::from_json(golden.as_bytes()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_refused_with_what_is_wrong() {
+        let good = Manifest {
+            shards: vec![shard("a", "", "b"), shard("b", "c", "d")],
+            ..Manifest::empty("https://a.example")
+        };
+        let refused = |change: fn(&mut Manifest)| {
+            let mut bad = good.clone();
+            change(&mut bad);
+            Manifest::from_json(&bad.to_json().unwrap()).unwrap_err().to_string()
+        };
+        assert!(refused(|m| m.version = 2).contains("version is 2"));
+        assert!(refused(|m| m.shards[0].lower = "a".into()).contains("first key"));
+        assert!(refused(|m| m.shards[0].last = "c".into()).contains("overlap"));
+        assert!(refused(|m| m.shards[1].urls = 0).contains("empty"));
+        assert!(refused(|m| m.shards[1].file = "../b".into()).contains("no file name"));
+        assert!(refused(|m| m.shards[1].file = "a".into()).contains("twice"));
+        assert!(Manifest::from_json(b"{").unwrap_err().to_string().contains("parse"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(
+            keys in proptest::collection::btree_set("[a-z0-9%/.]{1,8}", 0..12), urls in 1_u32..50_000, run in "\\PC{0,9}", stamp in "\\PC{0,9}",
+        ) {
+            let mut lower = String::new();
+            let mut shards = Vec::new();
+            for (n, key) in keys.into_iter().enumerate() {
+                let last = format!("{key}!");
+                if key >= lower {
+                    shards.push(Shard { urls, stamp: Some(stamp.clone()), ..shard(&format!("f{n}"), &lower, &key) });
+                    lower = last;
+                }
+            }
+            let manifest = Manifest { shards, run, ..Manifest::empty("https://a.example") };
+            prop_assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+        }
+    }
+}

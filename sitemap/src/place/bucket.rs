@@ -1,0 +1,181 @@
+//! A sitemap under a prefix of an S3 bucket, behind a CDN.
+//!
+//! Promises: files are PUT whole, with a checksum and on the condition that what stands there is what this run saw
+//! when it began; so two runs never mix unseen. A PUT whose answer was lost is recognised by the hash that the object
+//! carries. Types, caching and that hash are set here and nowhere else.
+
+use crate::keys;
+use crate::manifest::Shard;
+use crate::publish::{Place, PlaceError};
+use crate::site::Target;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumAlgorithm;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// The metadata name under which an object carries the hash of its bytes.
+const HASH: &str = "tidemark-hash";
+/// How often one PUT is tried where S3 says that conditional writes collided.
+const TRIES_MAX: u32 = 4;
+
+/// A prefix of a bucket, with what lay there when the run began.
+#[derive(Debug)]
+pub struct Bucket {
+    s3: Client,
+    target: Target,
+    etags: Mutex<HashMap<String, String>>,
+}
+
+impl Bucket {
+    /// Looks at what lies under the target's prefix.
+    ///
+    /// # Errors
+    /// Where it cannot be listed.
+    pub async fn open(s3: Client, target: Target) -> Result<Self, PlaceError> {
+        let mut etags = HashMap::new();
+        let mut pages = s3
+            .list_objects_v2()
+            .bucket(&target.bucket)
+            .prefix(format!("{}sitemap-", target.prefix))
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| failed("listing", &target.prefix, &error))?;
+            for object in page.contents.unwrap_or_default() {
+                if let (Some(key), Some(etag)) = (object.key, object.e_tag)
+                    && let Some(file) = key.strip_prefix(&target.prefix)
+                {
+                    etags.insert(file.to_owned(), etag);
+                }
+            }
+        }
+        Ok(Self { s3, target, etags: Mutex::new(etags) })
+    }
+
+    /// Whether the shard's object is the one that the manifest knows.
+    #[must_use]
+    pub fn is_intact(&self, shard: &Shard) -> bool {
+        shard.stamp.is_some() && self.etag(&shard.file) == shard.stamp
+    }
+
+    fn etag(&self, file: &str) -> Option<String> {
+        self.etags.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(file).cloned()
+    }
+
+    fn remember(&self, file: &str, etag: Option<String>) {
+        let mut etags = self.etags.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match etag {
+            Some(etag) => etags.insert(file.to_owned(), etag),
+            None => etags.remove(file),
+        };
+    }
+
+    fn key(&self, file: &str) -> String {
+        format!("{}{file}", self.target.prefix)
+    }
+
+    async fn put(&self, file: &str, bytes: Vec<u8>, content_type: &str) -> Result<String, PlaceError> {
+        let hash = crate::build::hex(xxh3_128(&bytes));
+        let max_age = self.target.edge_ttl.as_secs();
+        let mut tries = 1;
+        loop {
+            let mut request = self
+                .s3
+                .put_object()
+                .bucket(&self.target.bucket)
+                .key(self.key(file))
+                .content_type(content_type)
+                .cache_control(format!("public, max-age={max_age}, must-revalidate"))
+                .checksum_algorithm(ChecksumAlgorithm::Crc32)
+                .metadata(HASH, &hash)
+                .body(ByteStream::from(bytes.clone()));
+            request = match self.etag(file) {
+                Some(etag) => request.if_match(etag),
+                None => request.if_none_match("*"),
+            };
+            let error = match request.send().await {
+                Ok(written) => return self.written(file, written.e_tag),
+                Err(error) => error,
+            };
+            match error.raw_response().map(|response| response.status().as_u16()) {
+                Some(409) if tries < TRIES_MAX => tries += 1,
+                Some(409 | 412) => return self.settle(file, &hash).await,
+                _ => return Err(failed("writing", file, &error)),
+            }
+        }
+    }
+
+    fn written(&self, file: &str, etag: Option<String>) -> Result<String, PlaceError> {
+        let etag = etag.ok_or_else(|| PlaceError {
+            operation: "writing",
+            file: file.to_owned(),
+            message: "the answer holds no ETag".to_owned(),
+        })?;
+        self.remember(file, Some(etag.clone()));
+        Ok(etag)
+    }
+
+    /// The condition did not hold: either an earlier try of this very PUT had arrived, or somebody else was here.
+    async fn settle(&self, file: &str, hash: &str) -> Result<String, PlaceError> {
+        let head = self.s3.head_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
+        let head = head.map_err(|error| failed("reading back", file, &error))?;
+        if head.metadata().and_then(|metadata| metadata.get(HASH)).is_some_and(|there| there == hash) {
+            return self.written(file, head.e_tag);
+        }
+        Err(PlaceError {
+            operation: "writing",
+            file: file.to_owned(),
+            message: "somebody else wrote it since this run began; the next run mends it".to_owned(),
+        })
+    }
+}
+
+impl Place for Bucket {
+    async fn put_shard(&self, file: &str, staged: &Path) -> Result<String, PlaceError> {
+        let bytes = std::fs::read(staged).map_err(|error| PlaceError {
+            operation: "reading the staged copy",
+            file: file.to_owned(),
+            message: error.to_string(),
+        })?;
+        self.put(file, bytes, "application/gzip").await
+    }
+
+    async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
+        self.put(keys::INDEX, bytes.to_vec(), "application/xml").await.map(|_| ())
+    }
+
+    async fn index(&self) -> Result<Option<Vec<u8>>, PlaceError> {
+        let answer = self.s3.get_object().bucket(&self.target.bucket).key(self.key(keys::INDEX)).send().await;
+        let object = match answer {
+            Ok(object) => object,
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => return Ok(None),
+            Err(error) => return Err(failed("reading", keys::INDEX, &error)),
+        };
+        let etag = object.e_tag;
+        let bytes = object.body.collect().await.map_err(|error| PlaceError {
+            operation: "reading",
+            file: keys::INDEX.to_owned(),
+            message: error.to_string(),
+        })?;
+        self.remember(keys::INDEX, etag);
+        Ok(Some(bytes.to_vec()))
+    }
+
+    async fn remove(&self, file: &str) -> Result<(), PlaceError> {
+        let request = self.s3.delete_object().bucket(&self.target.bucket).key(self.key(file));
+        request.send().await.map_err(|error| failed("removing", file, &error))?;
+        self.remember(file, None);
+        Ok(())
+    }
+}
+
+fn failed<E>(operation: &'static str, file: &str, error: &SdkError<E>) -> PlaceError
+where
+    SdkError<E>: std::error::Error,
+{
+    PlaceError { operation, file: file.to_owned(), message: DisplayErrorContext(error).to_string() }
+}

@@ -1,0 +1,266 @@
+//! A canonical page row, as bytes: what is sorted, hashed and turned into XML.
+//!
+//! Promises: equal pages give equal bytes, whatever file, format or order they came from. The layout is a header of
+//! [`HEADER_BYTES`] (lengths and small values) and then loc, lastmod and priority; [`ROW_FORMAT`] names it in every
+//! shard manifest, since the rows' hashes depend on it.
+
+use crate::lastmod;
+use std::cmp::Ordering;
+
+/// The version of the layout of a row, and so of every row hash.
+pub const ROW_FORMAT: u32 = 1;
+/// Bytes before the texts: u16 length of loc, u16 what entities add to it, then one byte each for the length of
+/// lastmod, changefreq and the length of priority.
+pub const HEADER_BYTES: usize = 7;
+
+const OPEN_LOC: &[u8] = b"<url><loc>";
+const CLOSE_LOC: &[u8] = b"</loc>";
+const OPEN_LASTMOD: &[u8] = b"<lastmod>";
+const CLOSE_LASTMOD: &[u8] = b"</lastmod>";
+const OPEN_CHANGEFREQ: &[u8] = b"<changefreq>";
+const CLOSE_CHANGEFREQ: &[u8] = b"</changefreq>";
+const OPEN_PRIORITY: &[u8] = b"<priority>";
+const CLOSE_PRIORITY: &[u8] = b"</priority>";
+const CLOSE_URL: &[u8] = b"</url>\n";
+
+const CHANGEFREQS: [&str; 8] = ["", "always", "hourly", "daily", "weekly", "monthly", "yearly", "never"];
+
+/// How often a page is said to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changefreq(u8);
+
+impl Changefreq {
+    /// Reads one of the seven words that the protocol knows, in any case.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let at = CHANGEFREQS[1..].iter().position(|word| word.as_bytes().eq_ignore_ascii_case(text))?;
+        u8::try_from(at + 1).ok().map(Self)
+    }
+
+    fn as_bytes(self) -> &'static [u8] {
+        CHANGEFREQS.get(usize::from(self.0)).map_or(b"", |word| word.as_bytes())
+    }
+}
+
+/// Starts a row in `out` (cleared first); the caller appends loc and lastmod and then calls [`finish`].
+pub fn begin(out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+}
+
+/// Completes a row whose loc ends at `loc_end` and whose lastmod fills the rest of `out`.
+///
+/// The caller keeps the bounds: loc up to 2,047 bytes, lastmod up to 40, priority up to 8.
+pub fn finish(out: &mut Vec<u8>, loc_end: usize, changefreq: Changefreq, priority: &[u8]) {
+    let loc = &out[HEADER_BYTES..loc_end];
+    debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && out.len() - loc_end <= lastmod::LASTMOD_BYTES_MAX);
+    let (loc_len, entities) = (loc.len(), entity_bytes(loc));
+    let lastmod_len = out.len() - loc_end;
+    out.extend_from_slice(priority);
+    out[0..2].copy_from_slice(&u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes());
+    out[2..4].copy_from_slice(&u16::try_from(entities).unwrap_or(u16::MAX).to_le_bytes());
+    out[4] = u8::try_from(lastmod_len).unwrap_or(u8::MAX);
+    out[5] = changefreq.0;
+    out[6] = u8::try_from(priority.len()).unwrap_or(u8::MAX);
+}
+
+/// A whole row, read from bytes that [`finish`] completed.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    bytes: &'a [u8],
+    loc_len: usize,
+    entities: usize,
+    lastmod_len: usize,
+    priority_len: usize,
+}
+
+impl<'a> Row<'a> {
+    /// The row at the front of `bytes`, or `None` where they are cut short.
+    #[must_use]
+    pub fn first(bytes: &'a [u8]) -> Option<Self> {
+        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, ..] = bytes else { return None };
+        let loc_len = usize::from(u16::from_le_bytes([l0, l1]));
+        let entities = usize::from(u16::from_le_bytes([e0, e1]));
+        let (lastmod_len, priority_len) = (usize::from(lastmod_len), usize::from(priority_len));
+        let bytes = bytes.get(..HEADER_BYTES + loc_len + lastmod_len + priority_len)?;
+        Some(Self { bytes, loc_len, entities, lastmod_len, priority_len })
+    }
+
+    /// The row as it is stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The address: also the sort key.
+    #[must_use]
+    pub fn loc(&self) -> &'a [u8] {
+        &self.bytes[HEADER_BYTES..HEADER_BYTES + self.loc_len]
+    }
+
+    /// The canonical lastmod, or nothing.
+    #[must_use]
+    pub fn lastmod(&self) -> &'a [u8] {
+        let start = HEADER_BYTES + self.loc_len;
+        &self.bytes[start..start + self.lastmod_len]
+    }
+
+    /// How often the page is said to change, or nothing.
+    #[must_use]
+    pub fn changefreq(&self) -> &'static [u8] {
+        Changefreq(self.bytes[5]).as_bytes()
+    }
+
+    /// The priority, or nothing.
+    #[must_use]
+    pub fn priority(&self) -> &'a [u8] {
+        &self.bytes[HEADER_BYTES + self.loc_len + self.lastmod_len..]
+    }
+
+    /// Exactly how many bytes [`Row::write_xml`] will append.
+    #[must_use]
+    pub fn xml_bytes(&self) -> usize {
+        let optional = |tags: usize, len: usize| if len == 0 { 0 } else { tags + len };
+        OPEN_LOC.len()
+            + self.loc_len
+            + self.entities
+            + CLOSE_LOC.len()
+            + optional(OPEN_LASTMOD.len() + CLOSE_LASTMOD.len(), self.lastmod_len)
+            + optional(OPEN_CHANGEFREQ.len() + CLOSE_CHANGEFREQ.len(), self.changefreq().len())
+            + optional(OPEN_PRIORITY.len() + CLOSE_PRIORITY.len(), self.priority_len)
+            + CLOSE_URL.len()
+    }
+
+    /// Appends the row's `<url>` element, in the order of elements that the schema asks for.
+    pub fn write_xml(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(OPEN_LOC);
+        if self.entities == 0 {
+            out.extend_from_slice(self.loc());
+        } else {
+            write_entities(self.loc(), out);
+        }
+        out.extend_from_slice(CLOSE_LOC);
+        for (open, text, close) in [
+            (OPEN_LASTMOD, self.lastmod(), CLOSE_LASTMOD),
+            (OPEN_CHANGEFREQ, self.changefreq(), CLOSE_CHANGEFREQ),
+            (OPEN_PRIORITY, self.priority(), CLOSE_PRIORITY),
+        ] {
+            if !text.is_empty() {
+                out.extend_from_slice(open);
+                out.extend_from_slice(text);
+                out.extend_from_slice(close);
+            }
+        }
+        out.extend_from_slice(CLOSE_URL);
+    }
+
+    /// Which of two rows with one loc is kept: the newer lastmod, then any over none, then the greater bytes, so
+    /// that the outcome does not hang on the order of the input.
+    #[must_use]
+    pub fn preference(&self, other: &Self) -> Ordering {
+        if self.bytes == other.bytes {
+            return Ordering::Equal;
+        }
+        lastmod::instant(self.lastmod())
+            .cmp(&lastmod::instant(other.lastmod()))
+            .then_with(|| self.lastmod().cmp(other.lastmod()))
+            .then_with(|| self.bytes.cmp(other.bytes))
+    }
+}
+
+/// How many bytes of texts follow a row's `header`.
+pub(crate) fn texts_bytes(header: &[u8]) -> usize {
+    match *header {
+        [l0, l1, _, _, lastmod_len, _, priority_len, ..] => {
+            usize::from(u16::from_le_bytes([l0, l1])) + usize::from(lastmod_len) + usize::from(priority_len)
+        }
+        _ => 0,
+    }
+}
+
+/// What `&` and `'` add when they become entities. An escaped address holds none of `<`, `>` and `"`.
+fn entity_bytes(loc: &[u8]) -> usize {
+    loc.iter().map(|byte| usize::from(*byte == b'&') * 4 + usize::from(*byte == b'\'') * 5).sum()
+}
+
+/// Appends `text` with the five entities of the sitemap protocol.
+pub fn write_entities(text: &[u8], out: &mut Vec<u8>) {
+    for &byte in text {
+        match byte {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'\'' => out.extend_from_slice(b"&apos;"),
+            b'"' => out.extend_from_slice(b"&quot;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            other => out.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A row made of ready texts, for this crate's tests.
+    pub(crate) fn row(loc: &str, lastmod: &str, changefreq: &str, priority: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        begin(&mut out);
+        out.extend_from_slice(loc.as_bytes());
+        let loc_end = out.len();
+        out.extend_from_slice(lastmod.as_bytes());
+        finish(&mut out, loc_end, Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(), priority.as_bytes());
+        out
+    }
+
+    #[test]
+    fn elements_stand_in_the_order_of_the_schema() {
+        let bytes = row("https://example.com/a?b&c='d'", "2025-11-22", "Daily", "0.5");
+        let mut xml = Vec::new();
+        Row::first(&bytes).unwrap().write_xml(&mut xml);
+        assert_eq!(
+            String::from_utf8(xml).unwrap(),
+            "<url><loc>https://example.com/a?b&amp;c=&apos;d&apos;</loc><lastmod>2025-11-22</lastmod>\
+             <changefreq>daily</changefreq><priority>0.5</priority></url>\n"
+        );
+    }
+
+    #[test]
+    fn the_layout_is_fixed() {
+        let golden = [&[19, 0, 4, 0, 10, 3, 3][..], b"https://a.example/&", b"2025-11-22", b"1.0"].concat();
+        assert_eq!(row("https://a.example/&", "2025-11-22", "daily", "1.0"), golden);
+    }
+
+    #[test]
+    fn of_two_rows_the_newer_is_kept_whatever_came_first() {
+        let older = row("https://example.com/", "2025-11-22T10:00:00+09:00", "", "");
+        let newer = row("https://example.com/", "2025-11-22T02:00:00Z", "", "");
+        let none = row("https://example.com/", "", "daily", "1.0");
+        let [older, newer, none] = [&older, &newer, &none].map(|bytes| Row::first(bytes).unwrap());
+        assert_eq!(newer.preference(&older), Ordering::Greater);
+        assert_eq!(older.preference(&newer), Ordering::Less);
+        assert_eq!(older.preference(&none), Ordering::Greater);
+        assert_eq!(none.preference(&none), Ordering::Equal);
+    }
+
+    proptest! {
+        #[test]
+        fn size_is_told_exactly_and_rows_read_back(
+            loc in "https://a\\.example/[a-z&'=+~.%]{0,80}", lastmod in "(2025-11-22)?", freq in 0_usize..8, priority in "(0\\.[0-9])?",
+        ) {
+            let mut bytes = row(&loc, &lastmod, CHANGEFREQS[freq], &priority);
+            let len = bytes.len();
+            bytes.extend_from_slice(b"what follows");
+            let row = Row::first(&bytes).unwrap();
+            prop_assert_eq!(row.as_bytes().len(), len);
+            prop_assert_eq!(row.loc(), loc.as_bytes());
+            prop_assert_eq!(row.lastmod(), lastmod.as_bytes());
+            prop_assert_eq!(row.changefreq(), CHANGEFREQS[freq].as_bytes());
+            prop_assert_eq!(row.priority(), priority.as_bytes());
+            let mut xml = Vec::new();
+            row.write_xml(&mut xml);
+            prop_assert_eq!(xml.len(), row.xml_bytes());
+            prop_assert!(Row::first(&bytes[..len - 1]).is_none());
+        }
+    }
+}

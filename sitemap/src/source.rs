@@ -1,0 +1,212 @@
+//! Page lists in files: CSV, TSV, NDJSON and Parquet, plain or compressed with gzip or zstd.
+//!
+//! Each format is a reader that pushes rows into a [`Sink`]; none holds more than one row (Parquet: one batch).
+
+mod csv;
+mod ndjson;
+mod parquet;
+
+use crate::pages::{COLUMNS, RawPage};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Longest row in a text file, in bytes.
+const ROW_BYTES_MAX: usize = 4 << 20;
+/// What text readers read at once, in bytes.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Where rows go.
+pub trait Sink {
+    /// What ends the reading early.
+    type Stop;
+
+    /// Takes one row.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn page(&mut self, page: &RawPage<'_>) -> Result<(), Self::Stop>;
+
+    /// Takes note of a row that cannot be read: its line, what is wrong, what stood there, and details.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), Self::Stop>;
+}
+
+/// Why a page list could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError<S> {
+    /// It cannot be opened.
+    #[error("cannot open {path}: give the page list as a .csv, .tsv, .ndjson or .parquet file that can be read")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its name tells no known format.
+    #[error(
+        "cannot tell the format of {path} from its name: name it .csv, .tsv, .ndjson or .jsonl (with .gz or .zst \
+         after it where compressed), or .parquet"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its header lacks something.
+    #[error("{path}, line 1: {problem}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// It breaks off, or cannot be decoded.
+    #[error("{path}, line {line}: {problem}")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: u64,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The taker of the rows wants no more.
+    #[error("stopped")]
+    Stopped(S),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Csv { delimiter: u8 },
+    Ndjson,
+    Parquet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// Reads the page list at `path` into `sink`; the name tells the format.
+///
+/// # Errors
+/// A [`SourceError`] that names the file, the line and what to do.
+pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+    let (format, packing) = kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })?;
+    let open = |source| SourceError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(open)?;
+    if file.metadata().map_err(open)?.is_dir() {
+        return Err(open(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    if format == Format::Parquet {
+        return parquet::read(path, file, sink);
+    }
+    let mut reader: Box<dyn Read> = match packing {
+        Packing::Plain => Box::new(file),
+        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(CHUNK_BYTES, file))),
+        Packing::Zstd => Box::new(zstd::Decoder::new(file).map_err(open)?),
+    };
+    match format {
+        Format::Csv { delimiter } => csv::read(path, &mut reader, delimiter, sink),
+        _ => ndjson::read(path, &mut reader, sink),
+    }
+}
+
+fn kind(path: &Path) -> Option<(Format, Packing)> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let (stem, packing) = match name.rsplit_once('.')? {
+        (stem, "gz") => (stem, Packing::Gzip),
+        (stem, "zst") => (stem, Packing::Zstd),
+        _ => (name.as_str(), Packing::Plain),
+    };
+    let format = match stem.rsplit_once('.')?.1 {
+        "csv" => Format::Csv { delimiter: b',' },
+        "tsv" => Format::Csv { delimiter: b'\t' },
+        "ndjson" | "jsonl" => Format::Ndjson,
+        "parquet" if packing == Packing::Plain => Format::Parquet,
+        _ => return None,
+    };
+    Some((format, packing))
+}
+
+/// Where the columns of [`COLUMNS`] stand in a header; an error text where `loc` is missing or one comes twice.
+pub(crate) fn find_columns<'a>(
+    header: impl Iterator<Item = &'a str>,
+) -> Result<[Option<usize>; COLUMNS.len()], String> {
+    let mut found = [None; COLUMNS.len()];
+    let mut names = Vec::new();
+    for (at, name) in header.enumerate() {
+        let name = name.trim().to_ascii_lowercase();
+        if let Some(column) = COLUMNS.iter().position(|column| *column == name)
+            && found[column].replace(at).is_some()
+        {
+            return Err(format!("two columns are named {name}: keep one"));
+        }
+        names.push(name);
+    }
+    if found[0].is_none() {
+        return Err(format!(
+            "no column is named loc (found: {}): name the column of page addresses loc",
+            shown_names(&names)
+        ));
+    }
+    Ok(found)
+}
+
+fn shown_names(names: &[String]) -> String {
+    let mut shown =
+        names.iter().take(12).map(|name| name.chars().take(40).collect()).collect::<Vec<String>>().join(", ");
+    if names.len() > 12 {
+        shown.push_str(", …");
+    }
+    shown
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Keeps what it is given, as text.
+    #[derive(Debug, Default)]
+    pub(crate) struct Kept {
+        pub(crate) pages: Vec<(u64, Vec<String>)>,
+        pub(crate) refused: Vec<(u64, String)>,
+    }
+
+    impl Sink for Kept {
+        type Stop = ();
+
+        fn page(&mut self, page: &RawPage<'_>) -> Result<(), ()> {
+            self.pages.push((page.line, page.fields.map(|f| String::from_utf8_lossy(f).into_owned()).to_vec()));
+            Ok(())
+        }
+
+        fn refuse(&mut self, line: u64, problem: &str, _: &[u8], detail: &str) -> Result<(), ()> {
+            self.refused.push((line, format!("{problem} {detail}")));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_name_tells_the_format() {
+        assert_eq!(kind(Path::new("a/b.csv")), Some((Format::Csv { delimiter: b',' }, Packing::Plain)));
+        assert_eq!(kind(Path::new("B.TSV.GZ")), Some((Format::Csv { delimiter: b'\t' }, Packing::Gzip)));
+        assert_eq!(kind(Path::new("b.jsonl.zst")), Some((Format::Ndjson, Packing::Zstd)));
+        assert_eq!(kind(Path::new("b.parquet")), Some((Format::Parquet, Packing::Plain)));
+        for bad in ["b", "b.gz", "b.txt", "b.parquet.gz"] {
+            assert_eq!(kind(Path::new(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read(Path::new("/nowhere/pages.csv"), &mut Kept::default()).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/pages.csv"));
+        let error = read(Path::new("pages.txt"), &mut Kept::default()).unwrap_err();
+        assert!(error.to_string().contains("name it .csv"));
+    }
+}

@@ -1,0 +1,308 @@
+//! CSV as RFC 4180 has it: quotes, doubled quotes, line ends inside quotes, LF or CRLF, a byte order mark, blank lines.
+//!
+//! One search for delimiter, line end or quote at a time finds every field; fields are slices of the read buffer, and
+//! only a field with doubled quotes is copied.
+
+use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError, find_columns};
+use crate::pages::{COLUMNS, RawPage};
+use memchr::{memchr, memchr_iter, memchr3};
+use std::io::Read;
+use std::path::Path;
+
+/// A field: where it stands in the buffer, or in the copies where quotes were doubled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Field {
+    start: usize,
+    end: usize,
+    copied: bool,
+}
+
+/// How a record ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    /// At this offset in the buffer (past its line end).
+    Record(usize),
+    /// Not yet: more bytes are needed; inside quotes or not.
+    Short { in_quotes: bool },
+    /// Text follows a closing quote; the record's line goes on to this offset.
+    Garbled(usize),
+}
+
+struct Parser {
+    delimiter: u8,
+    fields: Vec<Field>,
+    copies: Vec<u8>,
+    /// Whether the record has a quoted field, and so perhaps more than one line.
+    any_quoted: bool,
+}
+
+pub(super) fn read<T: Sink>(
+    path: &Path,
+    reader: &mut dyn Read,
+    delimiter: u8,
+    sink: &mut T,
+) -> Result<(), SourceError<T::Stop>> {
+    let broken = |line, problem| SourceError::Broken { path: path.to_owned(), line, problem };
+    let mut parser = Parser { delimiter, fields: Vec::new(), copies: Vec::new(), any_quoted: false };
+    let mut header: Option<([Option<usize>; COLUMNS.len()], usize)> = None;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let (mut start, mut end, mut at_end, mut line) = (0, 0, false, 1_u64);
+    loop {
+        let parsed = parser.record(&buffer[start..end], at_end);
+        let (record_end, garbled) = match parsed {
+            Parsed::Record(record_end) => (record_end, false),
+            Parsed::Garbled(record_end) => (record_end, true),
+            Parsed::Short { .. } if !at_end => {
+                if end - start > ROW_BYTES_MAX {
+                    return Err(broken(
+                        line,
+                        "the row is longer than 4 MiB: close the quote that was opened here".into(),
+                    ));
+                }
+                buffer.copy_within(start..end, 0);
+                (start, end) = (0, end - start);
+                if end == buffer.len() {
+                    buffer.resize(end * 2, 0);
+                }
+                let count = reader.read(&mut buffer[end..]);
+                let count = count.map_err(|error| broken(line, format!("cannot be read: {error}")))?;
+                end += count;
+                at_end = count == 0;
+                continue;
+            }
+            Parsed::Short { in_quotes: true } => {
+                return Err(broken(line, "a quote is opened in this row and never closed: close or remove it".into()));
+            }
+            Parsed::Short { in_quotes: false } => break,
+        };
+        let record = &buffer[start..start + record_end];
+        let Some((columns, width)) = header else {
+            let names = parser.header(record);
+            let columns = find_columns(names.iter().map(String::as_str))
+                .map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
+            header = Some((columns, names.len()));
+            line += count_lines(record);
+            start += record_end;
+            continue;
+        };
+        give(&parser, record, line, garbled, (&columns, width), sink).map_err(SourceError::Stopped)?;
+        line += if parser.any_quoted { count_lines(record) } else { 1 };
+        start += record_end;
+    }
+    match header {
+        Some(_) => Ok(()),
+        None => Err(SourceError::Header {
+            path: path.to_owned(),
+            problem: "the file is empty: its first line must name the columns, loc among them".to_owned(),
+        }),
+    }
+}
+
+fn give<T: Sink>(
+    parser: &Parser,
+    record: &[u8],
+    line: u64,
+    garbled: bool,
+    (columns, width): (&[Option<usize>; COLUMNS.len()], usize),
+    sink: &mut T,
+) -> Result<(), T::Stop> {
+    if garbled {
+        return sink.refuse(line, "text follows a closing quote", record.trim_ascii_end(), "");
+    }
+    if parser.fields.len() == 1 && !parser.any_quoted && parser.field(record, 0).is_empty() {
+        return Ok(());
+    }
+    if parser.fields.len() != width {
+        let detail = format!("{} fields, the first line has {width}", parser.fields.len());
+        return sink.refuse(line, "row has another number of fields", record.trim_ascii_end(), &detail);
+    }
+    let mut page = RawPage { line, ..RawPage::default() };
+    for (value, column) in page.fields.iter_mut().zip(columns) {
+        if let Some(at) = column {
+            *value = parser.field(record, *at);
+        }
+    }
+    sink.page(&page)
+}
+
+fn count_lines(record: &[u8]) -> u64 {
+    memchr_iter(b'\n', record).count() as u64
+}
+
+impl Parser {
+    /// Finds the fields of the record at the front of `bytes`.
+    fn record(&mut self, bytes: &[u8], at_end: bool) -> Parsed {
+        self.fields.clear();
+        self.copies.clear();
+        self.any_quoted = false;
+        if bytes.is_empty() {
+            return Parsed::Short { in_quotes: false };
+        }
+        let (mut field_start, mut from) = (0, 0);
+        loop {
+            let Some(found) = memchr3(self.delimiter, b'\n', b'"', &bytes[from..]) else {
+                if !at_end {
+                    return Parsed::Short { in_quotes: false };
+                }
+                self.push_plain(bytes, field_start, bytes.len());
+                return Parsed::Record(bytes.len());
+            };
+            let at = from + found;
+            match bytes[at] {
+                b'"' if at == field_start => match self.quoted(bytes, at + 1, at_end) {
+                    Ok(next) if bytes.get(next - 1) == Some(&self.delimiter) && next <= bytes.len() => {
+                        (field_start, from) = (next, next);
+                    }
+                    Ok(next) => return Parsed::Record(next.min(bytes.len())),
+                    Err(parsed) => return parsed,
+                },
+                b'"' => from = at + 1,
+                b'\n' => {
+                    self.push_plain(bytes, field_start, at);
+                    return Parsed::Record(at + 1);
+                }
+                _ => {
+                    self.fields.push(Field { start: field_start, end: at, copied: false });
+                    (field_start, from) = (at + 1, at + 1);
+                }
+            }
+        }
+    }
+
+    /// The last field of a record, without the CR of a CRLF.
+    fn push_plain(&mut self, bytes: &[u8], start: usize, end: usize) {
+        let end = if end > start && bytes[end - 1] == b'\r' { end - 1 } else { end };
+        self.fields.push(Field { start, end, copied: false });
+    }
+
+    /// A quoted field whose text starts at `start`: the offset past the delimiter or line end that follows it.
+    fn quoted(&mut self, bytes: &[u8], start: usize, at_end: bool) -> Result<usize, Parsed> {
+        self.any_quoted = true;
+        let (mut from, copy_start) = (start, self.copies.len());
+        let mut copied = false;
+        let close = loop {
+            let close = from + memchr(b'"', &bytes[from..]).ok_or(Parsed::Short { in_quotes: true })?;
+            match bytes.get(close + 1) {
+                Some(b'"') => {
+                    self.copies.extend_from_slice(&bytes[from..=close]);
+                    (copied, from) = (true, close + 2);
+                }
+                None if !at_end => return Err(Parsed::Short { in_quotes: true }),
+                _ => break close,
+            }
+        };
+        if copied {
+            self.copies.extend_from_slice(&bytes[from..close]);
+            self.fields.push(Field { start: copy_start, end: self.copies.len(), copied });
+        } else {
+            self.fields.push(Field { start, end: close, copied });
+        }
+        match &bytes[close + 1..] {
+            [] => Ok(close + 1),
+            [first, ..] if *first == self.delimiter || *first == b'\n' => Ok(close + 2),
+            [b'\r', b'\n', ..] => Ok(close + 3),
+            [b'\r'] if at_end => Ok(close + 2),
+            [b'\r'] => Err(Parsed::Short { in_quotes: true }),
+            rest => match memchr(b'\n', rest) {
+                Some(line_end) => Err(Parsed::Garbled(close + 1 + line_end + 1)),
+                None if at_end => Err(Parsed::Garbled(bytes.len())),
+                None => Err(Parsed::Short { in_quotes: false }),
+            },
+        }
+    }
+
+    fn field<'a>(&'a self, record: &'a [u8], at: usize) -> &'a [u8] {
+        match self.fields.get(at) {
+            Some(field) if field.copied => &self.copies[field.start..field.end],
+            Some(field) => &record[field.start..field.end],
+            None => b"",
+        }
+    }
+
+    fn header(&self, record: &[u8]) -> Vec<String> {
+        let name = |at| String::from_utf8_lossy(self.field(record, at)).trim_start_matches('\u{feff}').to_owned();
+        (0..self.fields.len()).map(name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::tests::Kept;
+    use proptest::prelude::*;
+
+    /// Gives its bytes a few at a time.
+    struct Dribble<'a>(&'a [u8], usize);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(out.len());
+            out[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    fn parse(text: &str, step: usize) -> Result<Kept, String> {
+        let mut kept = Kept::default();
+        read(Path::new("pages.csv"), &mut Dribble(text.as_bytes(), step), b',', &mut kept)
+            .map_err(|e| e.to_string())?;
+        Ok(kept)
+    }
+
+    fn locs(kept: &Kept) -> Vec<(u64, &str)> {
+        kept.pages.iter().map(|(line, fields)| (*line, fields[0].as_str())).collect()
+    }
+
+    #[test]
+    fn quotes_line_ends_and_blank_lines_are_read_as_meant() {
+        let text = "\u{feff}lastmod, LOC ,x\r\n2025-01-01,/a,1\r\n\r\n,\"/b,\"\"c\"\"\n\",2\n,/d\"e,\"\"\n\"\",\"/f\",\"3\"\r\n,/g,";
+        for step in [1, 2, 3, 7, 1000] {
+            let kept = parse(text, step).unwrap();
+            assert_eq!(locs(&kept), [(2, "/a"), (4, "/b,\"c\"\n"), (6, "/d\"e"), (7, "/f"), (8, "/g")], "step {step}");
+            assert_eq!(kept.pages[0].1[1], "2025-01-01");
+            assert!(kept.refused.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_bad_row_is_refused_with_its_line_and_the_next_is_read() {
+        for step in [1, 5, 1000] {
+            let kept = parse("loc,lastmod\n/a\n/b,1,2\n\"/c\"x,1\n/d,\n", step).unwrap();
+            assert_eq!(locs(&kept), [(5, "/d")]);
+            assert_eq!(kept.refused.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn an_open_quote_is_an_error_that_names_the_row() {
+        let error = parse("loc,x\n/a,1\n\"/b,2\n/c,3\n", 1000).unwrap_err();
+        assert_eq!(error, "pages.csv, line 3: a quote is opened in this row and never closed: close or remove it");
+    }
+
+    #[test]
+    fn a_header_without_loc_says_what_to_do() {
+        let error = parse("url,lastmod\n/a,\n", 1000).unwrap_err();
+        assert!(error.contains("pages.csv, line 1") && error.contains("found: url, lastmod"), "{error}");
+        assert!(parse("", 10).unwrap_err().contains("the file is empty"));
+        assert!(parse("loc,loc\n", 10).unwrap_err().contains("two columns"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_another_writer_wrote_is_read_back(
+            rows in proptest::collection::vec(("[^\\x00]{1,12}", "[a\",\r\n ]{0,6}"), 1..20), step in 1_usize..40, crlf in any::<bool>(),
+        ) {
+            let terminator = if crlf { ::csv::Terminator::CRLF } else { ::csv::Terminator::Any(b'\n') };
+            let mut writer = ::csv::WriterBuilder::new().terminator(terminator).from_writer(Vec::new());
+            writer.write_record(["loc", "lastmod"]).unwrap();
+            for (loc, lastmod) in &rows {
+                writer.write_record([loc, lastmod]).unwrap();
+            }
+            let text = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+            let kept = parse(&text, step).unwrap();
+            let read: Vec<_> = kept.pages.iter().map(|(_, f)| (f[0].clone(), f[1].clone())).collect();
+            prop_assert_eq!(read, rows);
+        }
+    }
+}

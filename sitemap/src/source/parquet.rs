@@ -1,0 +1,305 @@
+//! Parquet, by columns: only those that are wanted are read, a batch of rows at a time.
+
+use super::{Sink, SourceError, find_columns};
+use crate::lastmod;
+use crate::pages::{COLUMNS, RawPage};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType, Int96};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
+use std::fs::File;
+use std::path::Path;
+
+/// Rows read at once.
+const BATCH_ROWS: usize = 4096;
+
+/// The texts of one column of a batch, end to end.
+#[derive(Debug, Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn get(&self, at: usize) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.bytes[start..self.ends[at]]
+    }
+}
+
+/// How a number of a column becomes text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Plain,
+    Days,
+    /// Microseconds are the number times the first, divided by the second; UTC or without zone.
+    Time {
+        times: i64,
+        over: i64,
+        utc: bool,
+    },
+}
+
+pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+    let broken = |row, error: ParquetError| SourceError::Broken {
+        path: path.to_owned(),
+        line: row,
+        problem: format!("cannot be read as Parquet: {error}"),
+    };
+    let reader = SerializedFileReader::new(file).map_err(|error| broken(0, error))?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let columns = find_columns(schema.columns().iter().map(|column| column.name()))
+        .map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
+    let mut row = 0_u64;
+    for group_at in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group_at).map_err(|error| broken(row, error))?;
+        let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+        let mut readers: [Option<(ColumnReader, &ColumnDescriptor)>; COLUMNS.len()] = Default::default();
+        for (reader, column) in readers.iter_mut().zip(columns) {
+            if let Some(at) = column {
+                let opened = group.get_column_reader(at).map_err(|error| broken(row, error))?;
+                *reader = Some((opened, schema.columns()[at].as_ref()));
+            }
+        }
+        while left > 0 {
+            let count = left.min(BATCH_ROWS);
+            let mut texts: [Texts; COLUMNS.len()] = Default::default();
+            for (texts, reader) in texts.iter_mut().zip(&mut readers) {
+                match reader {
+                    Some((reader, descriptor)) => {
+                        read_texts(reader, descriptor, count, texts).map_err(|error| broken(row + 1, error))?;
+                    }
+                    None => texts.ends.resize(count, 0),
+                }
+            }
+            for at in 0..count {
+                row += 1;
+                let page = RawPage { fields: texts.each_ref().map(|texts| texts.get(at)), line: row };
+                sink.page(&page).map_err(SourceError::Stopped)?;
+            }
+            left -= count;
+        }
+    }
+    Ok(())
+}
+
+fn read_texts(
+    reader: &mut ColumnReader,
+    column: &ColumnDescriptor,
+    count: usize,
+    texts: &mut Texts,
+) -> Result<(), ParquetError> {
+    let meaning = meaning(column);
+    match reader {
+        ColumnReader::ByteArrayColumnReader(reader) => {
+            each(reader, column, count, texts, |value: &ByteArray, out| out.extend_from_slice(value.data()))
+        }
+        ColumnReader::FixedLenByteArrayColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.data()))
+        }
+        ColumnReader::BoolColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.to_string().as_bytes()))
+        }
+        ColumnReader::Int32ColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| write_number(i64::from(*value), meaning, out))
+        }
+        ColumnReader::Int64ColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| write_number(*value, meaning, out))
+        }
+        ColumnReader::Int96ColumnReader(reader) => each(reader, column, count, texts, write_int96),
+        ColumnReader::FloatColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.to_string().as_bytes()))
+        }
+        ColumnReader::DoubleColumnReader(reader) => {
+            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.to_string().as_bytes()))
+        }
+    }
+}
+
+/// Reads `count` values of a flat column and writes each, or nothing for a null.
+fn each<D: DataType>(
+    reader: &mut ColumnReaderImpl<D>,
+    column: &ColumnDescriptor,
+    count: usize,
+    texts: &mut Texts,
+    write: impl Fn(&D::T, &mut Vec<u8>),
+) -> Result<(), ParquetError> {
+    if column.max_rep_level() > 0 {
+        return Err(ParquetError::General(format!("column {} is a list: give one value a row", column.name())));
+    }
+    let nullable =
+        column.max_def_level() > 0 || column.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
+    let (mut values, mut levels) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let mut read = 0;
+    while read < count {
+        let levels = nullable.then_some(&mut levels);
+        let (records, _, _) = reader.read_records(count - read, levels, None, &mut values)?;
+        if records == 0 {
+            return Err(ParquetError::EOF(format!("column {} ends early", column.name())));
+        }
+        read += records;
+    }
+    let mut values = values.iter();
+    for at in 0..count {
+        if (!nullable || levels[at] == column.max_def_level())
+            && let Some(value) = values.next()
+        {
+            write(value, &mut texts.bytes);
+        }
+        texts.ends.push(texts.bytes.len());
+    }
+    Ok(())
+}
+
+fn meaning(column: &ColumnDescriptor) -> Meaning {
+    match (column.logical_type_ref(), column.converted_type()) {
+        (Some(LogicalType::Date), _) | (None, ConvertedType::DATE) => Meaning::Days,
+        (Some(LogicalType::Timestamp(time)), _) => {
+            let (times, over) = match time.unit {
+                TimeUnit::MILLIS => (1000, 1),
+                TimeUnit::MICROS => (1, 1),
+                TimeUnit::NANOS => (1, 1000),
+            };
+            Meaning::Time { times, over, utc: time.is_adjusted_to_u_t_c }
+        }
+        // The older annotations mean UTC by the format's own rules.
+        (None, ConvertedType::TIMESTAMP_MILLIS) => Meaning::Time { times: 1000, over: 1, utc: true },
+        (None, ConvertedType::TIMESTAMP_MICROS) => Meaning::Time { times: 1, over: 1, utc: true },
+        _ => Meaning::Plain,
+    }
+}
+
+fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
+    const DAY_MICROS: i64 = 86_400_000_000;
+    match meaning {
+        Meaning::Plain => out.extend_from_slice(value.to_string().as_bytes()),
+        Meaning::Days => write_time(value.saturating_mul(DAY_MICROS), 10, out),
+        Meaning::Time { times, over, utc } => {
+            let micros = value.saturating_mul(times).div_euclid(over);
+            write_time(micros, if utc { usize::MAX } else { 0 }, out);
+        }
+    }
+}
+
+/// INT96, the old timestamp of Hive and Spark: nanoseconds of the day and a Julian day, without a zone.
+fn write_int96(value: &Int96, out: &mut Vec<u8>) {
+    write_time(value.to_micros(), 0, out);
+}
+
+/// Writes a time: whole with `Z` (`keep` is `usize::MAX`), without its zone (0), or its first `keep` characters.
+/// What no calendar has is written as its number, for the account of dropped fields to show.
+fn write_time(micros: i64, keep: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    if lastmod::from_instant(micros, out).is_err() {
+        out.extend_from_slice(micros.to_string().as_bytes());
+        return;
+    }
+    match keep {
+        usize::MAX => {}
+        0 => out.truncate(out.len() - 1),
+        keep => out.truncate(start + keep),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::tests::Kept;
+    use parquet::data_type::{ByteArrayType, Int32Type, Int64Type, Int96Type};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use std::sync::Arc;
+
+    const SCHEMA: &str = "message pages {
+        required binary loc (UTF8);
+        optional int64 lastmod (TIMESTAMP(MILLIS,true));
+        optional int32 status;
+        optional int96 unused;
+    }";
+
+    fn write(path: &Path, schema: &str, rows: usize, time: i64) {
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, properties).unwrap();
+        for group_at in 0..2 {
+            let mut group = writer.next_row_group().unwrap();
+            while let Some(mut column) = group.next_column().unwrap() {
+                let levels: Vec<i16> = (0..rows).map(|at| i16::from(at % 2 == 0)).collect();
+                let half = rows.div_ceil(2);
+                match column.untyped() {
+                    parquet::column::writer::ColumnWriter::ByteArrayColumnWriter(_) => {
+                        let values: Vec<ByteArray> =
+                            (0..rows).map(|at| format!("/p/{group_at}/{at:06}").as_str().into()).collect();
+                        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+                    }
+                    parquet::column::writer::ColumnWriter::Int64ColumnWriter(_) => {
+                        column.typed::<Int64Type>().write_batch(&vec![time; half], Some(&levels), None).unwrap();
+                    }
+                    parquet::column::writer::ColumnWriter::Int32ColumnWriter(_) => {
+                        column.typed::<Int32Type>().write_batch(&vec![404; half], Some(&levels), None).unwrap();
+                    }
+                    _ => {
+                        let mut value = Int96::new();
+                        value.set_data(3_600_000_000_000_u64 as u32, (3_600_000_000_000_u64 >> 32) as u32, 2_461_002);
+                        column.typed::<Int96Type>().write_batch(&vec![value; half], Some(&levels), None).unwrap();
+                    }
+                }
+                column.close().unwrap();
+            }
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+    }
+
+    fn parse(schema: &str, rows: usize, time: i64) -> Kept {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        write(&path, schema, rows, time);
+        let mut kept = Kept::default();
+        read(&path, File::open(&path).unwrap(), &mut kept).unwrap();
+        kept
+    }
+
+    #[test]
+    fn rows_of_all_groups_and_batches_are_read_with_their_nulls() {
+        let kept = parse(SCHEMA, BATCH_ROWS + 3, 1_763_800_000_000);
+        assert_eq!(kept.pages.len(), 2 * (BATCH_ROWS + 3));
+        assert_eq!(
+            kept.pages[0],
+            (1, ["/p/0/000000", "2025-11-22T08:26:40Z", "", "", "", "404"].map(String::from).to_vec())
+        );
+        assert_eq!(kept.pages[1].1[1..], ["", "", "", "", ""].map(String::from));
+        let (line, fields) = kept.pages.last().unwrap();
+        assert_eq!((*line, fields[0].as_str()), (2 * (BATCH_ROWS as u64 + 3), "/p/1/004098"));
+    }
+
+    #[test]
+    fn times_come_out_as_what_the_column_says_they_are() {
+        let lastmod = |column: &str, time| {
+            let schema = format!("message pages {{ required binary loc (UTF8); optional {column}; }}");
+            parse(&schema, 1, time).pages[0].1[1].clone()
+        };
+        assert_eq!(lastmod("int64 lastmod (TIMESTAMP(MICROS,false))", 1_763_800_000_500_000), "2025-11-22T08:26:40.5");
+        assert_eq!(lastmod("int64 lastmod (TIMESTAMP(NANOS,true))", 1_763_800_000_000_000_000), "2025-11-22T08:26:40Z");
+        assert_eq!(lastmod("int64 lastmod (TIMESTAMP_MILLIS)", 1_763_800_000_000), "2025-11-22T08:26:40Z");
+        assert_eq!(lastmod("int96 lastmod", 0), "2025-11-22T01:00:00");
+        let mut date = Vec::new();
+        write_number(20_414, Meaning::Days, &mut date);
+        assert_eq!(date, b"2025-11-22");
+    }
+
+    #[test]
+    fn a_file_that_is_no_parquet_or_has_no_loc_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        std::fs::write(&path, "loc\n/a\n").unwrap();
+        let error = read(&path, File::open(&path).unwrap(), &mut Kept::default()).unwrap_err().to_string();
+        assert!(error.contains("pages.parquet") && error.contains("Parquet"), "{error}");
+        write(&path, "message pages { required binary url (UTF8); }", 1, 0);
+        let error = read(&path, File::open(&path).unwrap(), &mut Kept::default()).unwrap_err().to_string();
+        assert!(error.contains("no column is named loc"), "{error}");
+    }
+}
