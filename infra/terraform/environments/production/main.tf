@@ -33,6 +33,7 @@ module "region_hub" {
   further_expiry = {
     athena = { prefix = "athena/", days = 7 }
     jobs   = { prefix = "jobs/", noncurrent_days = 2 }
+    runs   = { prefix = "jobs/runs/", days = 90 }
   }
 }
 

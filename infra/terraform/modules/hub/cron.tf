@@ -118,7 +118,6 @@ module "cron" {
     TIDEMARK_REGIONS         = join(",", [for r in local.region_order : "${r}=${var.regions[r].bucket_name}"])
     TIDEMARK_BUCKET          = local.state_bucket
     TIDEMARK_REPLAY_FUNCTION = var.regions[local.region].replay_function_name
-    TIDEMARK_CRON_FUNCTION   = local.cron_name
   }
 }
 
