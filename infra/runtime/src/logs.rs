@@ -16,3 +16,16 @@ pub fn init() {
     // Only the first call of a process can win; a later one finds the logs already started.
     tracing::subscriber::set_global_default(subscriber).ok();
 }
+
+/// An error with all its causes, on one line.
+#[must_use]
+pub fn full_message(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    message
+}

@@ -80,7 +80,11 @@ async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let options = Options { limits, level: args.level, ..Options::new(policy, format!("local-{now_ms}")) };
     let outcome = Directory::open(&args.out)?.build(&args.input, &options, files_url.as_str()).await?;
     let rejected = outcome.report.rejected_total();
-    if args.json { print_json(&args, &outcome)? } else { print_text(&args, &outcome) }
+    if args.json {
+        print_json(&args, &outcome)?
+    } else {
+        print_text(&args, &outcome)
+    }
     Ok(if args.strict && rejected > 0 { ExitCode::from(EXIT_REJECTED) } else { ExitCode::SUCCESS })
 }
 

@@ -1,0 +1,28 @@
+//! Lambda function of a region: the only thing that talks to that region's Redis.
+
+use lambda_runtime::{LambdaEvent, service_fn};
+use serde_json::value::RawValue;
+use tidemark_cache_sync::region::{Region, RegionSettings};
+use tidemark_runtime::clock::Clock;
+use tidemark_runtime::settings::Settings;
+use tidemark_runtime::{clients, logs};
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    logs::init();
+    let settings = RegionSettings::read(&Settings::from_env())?;
+    let s3 = clients::s3(&clients::config(None).await);
+    let region = Region::new(settings, s3, Clock::system())?;
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| {
+        let region = &region;
+        async move {
+            let answer = region.answer(event.payload.get()).await;
+            answer.map_err(|error| {
+                let error = logs::full_message(&error);
+                tracing::error!(error, "request failed");
+                lambda_runtime::Error::from(error)
+            })
+        }
+    }))
+    .await
+}

@@ -1,0 +1,383 @@
+//! Forward: passes each batch on to one target region, and feeds that region where it is behind.
+//!
+//! Promises: records go on unparsed and in order; a batch that is not applied whole fails whole, after its other lanes
+//! were applied, so that the mapping delivers it again; a lane is fed from its mark to the batch in hand by writes that
+//! each name what they follow, or left alone where the stream cannot prove what lies between.
+
+use crate::event::{Event, EventRecord};
+use crate::invoke::{InvokeError, RegionClient};
+use crate::lane::Lane;
+use crate::position::Sequence;
+use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer, Request};
+use crate::stream::{Identity, Range, Stream, StreamError};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tidemark_runtime::clock::Clock;
+
+/// Largest payload of a synchronous invocation, in bytes, with room for what forward adds.
+pub const PAYLOAD_BYTES_MAX: usize = 6_000_000;
+/// Fed records that go into one request, in bytes of base64.
+const FED_BYTES_MAX: usize = 4_000_000;
+/// What must be left of the invocation's time to begin another read or request.
+const TIME_RESERVE: Duration = Duration::from_secs(5);
+/// A mark this close to the end of the stream's retention is not fed from: records may go while they are read.
+const RETENTION_MARGIN_MS: i64 = 10 * 60_000;
+
+/// Why a batch is to be delivered again.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The event is not that of a Kinesis mapping.
+    #[error("not the event of a Kinesis mapping")]
+    Event(#[source] serde_json::Error),
+    /// The regional function failed.
+    #[error(transparent)]
+    Region(#[from] InvokeError),
+    /// The stream could not be read for a feed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A resync rewrites a lane.
+    #[error("lane {lane} of {region} is held by run {holder}: the batch waits until it lets go")]
+    Held {
+        /// The lane.
+        lane: Lane,
+        /// The region.
+        region: String,
+        /// The run.
+        holder: String,
+    },
+    /// This mapping is not the newest.
+    #[error("lane {lane} of {region} follows mapping generation {newer}: this mapping is older and must be removed")]
+    OldGeneration {
+        /// The lane.
+        lane: Lane,
+        /// The region.
+        region: String,
+        /// The lane's generation.
+        newer: u64,
+    },
+    /// Only a resync helps.
+    #[error(
+        "lane {lane} of {region} cannot be fed ({why}): nothing was applied to it; \
+         run `tidemark cache resync --region {region}`"
+    )]
+    NeedsResync {
+        /// The lane.
+        lane: Lane,
+        /// The region.
+        region: String,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// The feed goes on at the next delivery.
+    #[error("feeding {lanes} lanes of {region} takes longer than this invocation: it goes on at the next delivery")]
+    OutOfTime {
+        /// How many lanes are behind.
+        lanes: usize,
+        /// The region.
+        region: String,
+    },
+    /// Somebody else wrote a lane while it was fed.
+    #[error("lane {lane} of {region} was written by somebody else while it was fed: the next delivery goes on")]
+    Overtaken {
+        /// The lane.
+        lane: Lane,
+        /// The region.
+        region: String,
+    },
+}
+
+/// Passes one stream on to one region.
+#[derive(Debug)]
+pub struct Forward {
+    stream: Stream,
+    identity: Identity,
+    generation: u64,
+    region: RegionClient,
+    clock: Clock,
+}
+
+/// How long an invocation may go on.
+pub trait Deadline {
+    /// What is left of its time.
+    fn left(&self) -> Duration;
+}
+
+impl Forward {
+    /// Forward from `stream` to `region`, as mapping `generation`.
+    ///
+    /// # Errors
+    /// [`StreamError`] where the stream cannot be described.
+    pub async fn new(stream: Stream, generation: u64, region: RegionClient, clock: Clock) -> Result<Self, StreamError> {
+        let identity = stream.identity().await?;
+        Ok(Self { stream, identity, generation, region, clock })
+    }
+
+    /// Passes one event on.
+    ///
+    /// # Errors
+    /// [`ForwardError`]: the whole batch is to be delivered again.
+    pub async fn pass_on(&self, event: &RawValue, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+        let mut counts = Counts::default();
+        for part in split(event)? {
+            let answer = self.deliver(&part, BTreeMap::new(), false).await?;
+            counts.add(answer.counts);
+            let behind = self.sort_out(&answer)?;
+            if !behind.is_empty() {
+                counts.add(self.feed(&part, behind, deadline).await?);
+            }
+            // Last, so that what can be applied is applied before the batch is thrown back.
+            if let Some(held) = self.first_held(&answer) {
+                return Err(held);
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn deliver(
+        &self,
+        event: &RawValue,
+        follows: BTreeMap<Lane, Follows>,
+        join: bool,
+    ) -> Result<ReplayAnswer, InvokeError> {
+        let stream = self.identity.id.clone();
+        let request = Request::Replay(Replay { stream, generation: self.generation, follows, join, event });
+        self.region.ask(&request).await
+    }
+
+    /// The lanes that are to be fed.
+    fn sort_out(&self, answer: &ReplayAnswer) -> Result<BTreeMap<Lane, Behind>, ForwardError> {
+        let mut behind = BTreeMap::new();
+        for (lane, outcome) in &answer.lanes {
+            match outcome {
+                Outcome::Behind(found) => {
+                    self.check_feedable(*lane, found)?;
+                    behind.insert(*lane, found.clone());
+                }
+                Outcome::OldGeneration { generation } => {
+                    let region = self.region.region().to_owned();
+                    return Err(ForwardError::OldGeneration { lane: *lane, region, newer: *generation });
+                }
+                Outcome::Applied { .. } | Outcome::Held { .. } => {}
+            }
+        }
+        Ok(behind)
+    }
+
+    fn first_held(&self, answer: &ReplayAnswer) -> Option<ForwardError> {
+        answer.lanes.iter().find_map(|(lane, outcome)| match outcome {
+            Outcome::Held { holder } => Some(ForwardError::Held {
+                lane: *lane,
+                region: self.region.region().to_owned(),
+                holder: holder.clone(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether the stream proves what lies behind the lane's mark.
+    fn check_feedable(&self, lane: Lane, behind: &Behind) -> Result<(), ForwardError> {
+        let oldest_ms = self.clock.now_ms() - self.identity.retention_ms + RETENTION_MARGIN_MS;
+        let why = match (behind.reason, behind.arrival_ms) {
+            (Reason::OtherStream, _) => "its record speaks of another stream",
+            (_, None) if self.identity.created_ms < oldest_ms => {
+                "it has no mark, and the stream no longer reaches back to its beginning"
+            }
+            (_, Some(arrival_ms)) if arrival_ms < oldest_ms => "its mark is older than what the stream keeps",
+            _ => return Ok(()),
+        };
+        Err(ForwardError::NeedsResync { lane, region: self.region.region().to_owned(), why })
+    }
+
+    /// Reads the stream from the marks of the lanes that are behind up to the batch in hand, then joins them to it.
+    async fn feed(
+        &self,
+        event: &RawValue,
+        behind: BTreeMap<Lane, Behind>,
+        deadline: &impl Deadline,
+    ) -> Result<Counts, ForwardError> {
+        let firsts = first_sequences(event)?;
+        let mut ranges = BTreeMap::new();
+        let mut follows = BTreeMap::new();
+        for (lane, found) in &behind {
+            tracing::warn!(%lane, region = self.region.region(), reason = ?found.reason, mark = ?found.mark, "feeding");
+            if let Some(first) = firsts.get(lane) {
+                let from = found.mark.as_ref().map(|mark| mark.sequence.clone());
+                ranges.insert(*lane, Range { from, until: first.clone(), inclusive: false });
+            }
+            follows.insert(*lane, Follows { mark: found.mark.clone(), replication_id: found.replication_id.clone() });
+        }
+        let mut counts = Counts::default();
+        let mut reader = self.stream.reader(ranges).await?;
+        while let Some(page) = reader.page().await? {
+            for chunk in by_size(&page) {
+                self.check_time(behind.len(), deadline)?;
+                counts.add(self.feed_chunk(chunk, &mut follows).await?);
+            }
+            self.check_time(behind.len(), deadline)?;
+        }
+        let answer = self.deliver(event, follows.clone(), true).await?;
+        check_applied(&answer, follows.keys(), self.region.region())?;
+        counts.add(answer.counts);
+        Ok(counts)
+    }
+
+    async fn feed_chunk(
+        &self,
+        records: &[EventRecord<'static>],
+        follows: &mut BTreeMap<Lane, Follows>,
+    ) -> Result<Counts, ForwardError> {
+        let event =
+            serde_json::value::to_raw_value(&Event { records: records.to_vec() }).map_err(ForwardError::Event)?;
+        let lanes: Vec<Lane> =
+            records.iter().filter_map(|record| record.kinesis.partition_key.parse().ok().map(Lane)).collect();
+        let named: BTreeMap<Lane, Follows> =
+            follows.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(lane, f)| (*lane, f.clone())).collect();
+        let answer = self.deliver(&event, named, false).await?;
+        check_applied(&answer, &lanes, self.region.region())?;
+        for (lane, outcome) in &answer.lanes {
+            if let (Outcome::Applied { mark }, Some(follows)) = (outcome, follows.get_mut(lane)) {
+                follows.mark.clone_from(mark);
+            }
+        }
+        Ok(answer.counts)
+    }
+
+    fn check_time(&self, lanes: usize, deadline: &impl Deadline) -> Result<(), ForwardError> {
+        if deadline.left() > TIME_RESERVE {
+            return Ok(());
+        }
+        Err(ForwardError::OutOfTime { lanes, region: self.region.region().to_owned() })
+    }
+}
+
+fn check_applied<'l>(
+    answer: &ReplayAnswer,
+    lanes: impl IntoIterator<Item = &'l Lane>,
+    region: &str,
+) -> Result<(), ForwardError> {
+    for lane in lanes {
+        match answer.lanes.get(lane) {
+            Some(Outcome::Applied { .. }) => {}
+            Some(Outcome::Held { holder }) => {
+                return Err(ForwardError::Held { lane: *lane, region: region.to_owned(), holder: holder.clone() });
+            }
+            _ => return Err(ForwardError::Overtaken { lane: *lane, region: region.to_owned() }),
+        }
+    }
+    Ok(())
+}
+
+/// Each lane's first sequence number in the event.
+fn first_sequences(event: &RawValue) -> Result<BTreeMap<Lane, Sequence>, ForwardError> {
+    let event: Event<'_> = serde_json::from_str(event.get()).map_err(ForwardError::Event)?;
+    let mut firsts = BTreeMap::new();
+    for record in &event.records {
+        let lane = record.kinesis.partition_key.parse().ok().map(Lane);
+        if let (Some(lane), Ok(sequence)) = (lane, record.kinesis.sequence_number.parse()) {
+            firsts.entry(lane).or_insert(sequence);
+        }
+    }
+    Ok(firsts)
+}
+
+/// The event in as many parts as fit an invocation, in order; almost always the event itself, untouched.
+fn split(event: &RawValue) -> Result<Vec<std::borrow::Cow<'_, RawValue>>, ForwardError> {
+    use std::borrow::Cow;
+    if event.get().len() <= PAYLOAD_BYTES_MAX {
+        return Ok(vec![Cow::Borrowed(event)]);
+    }
+    #[derive(serde::Deserialize)]
+    struct Records<'a> {
+        #[serde(rename = "Records", borrow)]
+        records: Vec<&'a RawValue>,
+    }
+    let Records { records } = serde_json::from_str(event.get()).map_err(ForwardError::Event)?;
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    let mut close = |part: &mut String| -> Result<(), ForwardError> {
+        if !part.is_empty() {
+            let json = format!("{{\"Records\":[{}]}}", std::mem::take(part));
+            parts.push(Cow::Owned(RawValue::from_string(json).map_err(ForwardError::Event)?));
+        }
+        Ok(())
+    };
+    for record in records {
+        if part.len() + record.get().len() > PAYLOAD_BYTES_MAX - 100 {
+            close(&mut part)?;
+        }
+        if !part.is_empty() {
+            part.push(',');
+        }
+        part.push_str(record.get());
+    }
+    close(&mut part)?;
+    Ok(parts)
+}
+
+/// Cuts fed records into requests of bounded size, at least one record each.
+fn by_size<'p>(page: &'p [EventRecord<'static>]) -> impl Iterator<Item = &'p [EventRecord<'static>]> {
+    let mut rest = page;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|record| {
+            let fits = bytes == 0 || bytes + record.kinesis.data.len() <= FED_BYTES_MAX;
+            bytes += record.kinesis.data.len().max(1);
+            fits
+        });
+        let (chunk, behind) = rest.split_at(fits.count());
+        rest = behind;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(records: usize, data: &str) -> Box<RawValue> {
+        let record = |n: usize| {
+            format!(
+                r#"{{"eventID":"shardId-000:{n}","kinesis":{{"partitionKey":"{}","sequenceNumber":"{n}","data":"{data}","approximateArrivalTimestamp":1.5}}}}"#,
+                n % 2
+            )
+        };
+        let records: Vec<String> = (1..=records).map(record).collect();
+        RawValue::from_string(format!(r#"{{"Records":[{}]}}"#, records.join(","))).unwrap()
+    }
+
+    #[test]
+    fn an_event_that_fits_goes_on_untouched() {
+        let event = event(3, "AA==");
+        let parts = split(&event).unwrap();
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].get(), event.get());
+    }
+
+    #[test]
+    fn an_event_that_does_not_fit_is_split_in_order_and_loses_nothing() {
+        let event = event(10, &"A".repeat(1_000_000));
+        let parts = split(&event).unwrap();
+        assert!(parts.len() > 1);
+        let mut sequences = Vec::new();
+        for part in &parts {
+            assert!(part.get().len() <= PAYLOAD_BYTES_MAX);
+            let parsed: Event<'_> = serde_json::from_str(part.get()).unwrap();
+            sequences.extend(parsed.records.iter().map(|record| record.kinesis.sequence_number.to_string()));
+        }
+        assert_eq!(sequences, (1..=10).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_record_of_each_lane_is_found() {
+        let firsts = first_sequences(&event(5, "AA==")).unwrap();
+        assert_eq!(firsts[&Lane(1)].as_str(), "1");
+        assert_eq!(firsts[&Lane(0)].as_str(), "2");
+    }
+
+    #[test]
+    fn what_is_not_a_mapping_event_is_an_error() {
+        let event = RawValue::from_string("{\"hello\":1}".into()).unwrap();
+        assert!(matches!(first_sequences(&event), Err(ForwardError::Event(_))));
+    }
+}

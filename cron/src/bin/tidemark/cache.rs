@@ -1,0 +1,198 @@
+//! `tidemark cache`: write, read and look after the caches.
+
+use crate::cloud::Cloud;
+use crate::jobs::run_and_report;
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+use serde_json::json;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+use tidemark_cache_sync::lane_record::{LaneRecord, State};
+use tidemark_cache_sync::protocol::{Found, Request, Shown, Status};
+use tidemark_cache_sync::publish::{Receipt, wait_until_applied};
+use tidemark_cron::ask::{Question, RegionStatus};
+
+/// How long `--wait` waits.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Write, read and look after the caches.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Set a key in every region, as in: tidemark cache set user:1 hello --ttl 60s
+    Set {
+        /// The key
+        key: String,
+        /// The value
+        value: String,
+        /// When it expires from now: 500ms, 60s, 5m, 2h, 7d
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        ttl: Option<Duration>,
+        /// Wait until this region has applied it; may be repeated
+        #[arg(long, value_name = "REGION")]
+        wait: Vec<String>,
+    },
+    /// Delete a key in every region
+    Delete {
+        /// The key
+        key: String,
+        /// Wait until this region has applied it; may be repeated
+        #[arg(long, value_name = "REGION")]
+        wait: Vec<String>,
+    },
+    /// Read a key from one region; exits with 1 where it is absent
+    Get {
+        /// The key
+        key: String,
+        /// The region; the hub without
+        #[arg(long)]
+        region: Option<String>,
+        /// Print value and expiry as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every region at a glance
+    Status {
+        /// Print every lane of every region as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a snapshot of a region to its bucket
+    Snapshot {
+        /// The region; the hub without
+        #[arg(long)]
+        region: Option<String>,
+        /// Print the run's record as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rewrite a live region from another one and the stream, without a flush, as in:
+    /// tidemark cache resync --region ap-northeast-2
+    Resync {
+        /// The region to rewrite
+        #[arg(long)]
+        region: String,
+        /// The region to take the values from; the hub without
+        #[arg(long)]
+        from: Option<String>,
+        /// Print the run's record as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) async fn run(command: CacheCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        CacheCommand::Set { key, value, ttl, wait } => {
+            let cloud = Cloud::from_env().await?;
+            let receipt = cloud.publisher()?.set(key.as_bytes(), value.as_bytes(), ttl).await?;
+            published(&cloud, &receipt, &wait).await
+        }
+        CacheCommand::Delete { key, wait } => {
+            let cloud = Cloud::from_env().await?;
+            let receipt = cloud.publisher()?.delete(key.as_bytes()).await?;
+            published(&cloud, &receipt, &wait).await
+        }
+        CacheCommand::Get { key, region, json } => get(key, region, json).await,
+        CacheCommand::Status { json } => status(json).await,
+        CacheCommand::Snapshot { region, json } => run_and_report("snapshot", json!({"region": region}), json).await,
+        CacheCommand::Resync { region, from, json } => {
+            run_and_report("resync", json!({"region": region, "from": from}), json).await
+        }
+    }
+}
+
+async fn published(cloud: &Cloud, receipt: &Receipt, wait: &[String]) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout().lock(), "lane {} position {}", receipt.lane, receipt.position)?;
+    for region in wait {
+        let client = cloud.region(region).await;
+        wait_until_applied(&client, receipt, WAIT_MAX).await?;
+        writeln!(std::io::stdout().lock(), "applied in {region}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn get(key: String, region: Option<String>, json: bool) -> anyhow::Result<ExitCode> {
+    let cloud = Cloud::from_env().await?;
+    let region = region.unwrap_or_else(|| cloud.hub.clone());
+    let found: Found = cloud.region(&region).await.ask(&Request::Get { key: key.clone() }).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&found)?)?;
+    } else {
+        match &found.value {
+            Some(Shown::String(text)) => writeln!(out, "{text}")?,
+            Some(other) => writeln!(out, "{}", serde_json::to_string_pretty(other)?)?,
+            None => eprintln!("tidemark: {key} is absent in {region}"),
+        }
+    }
+    Ok(if found.value.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn status(json: bool) -> anyhow::Result<ExitCode> {
+    let regions: Vec<RegionStatus> = Cloud::from_env().await?.ask(Question::Status).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&regions)?)?;
+    } else {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header([
+            "region",
+            "redis",
+            "keys",
+            "ready",
+            "feeding",
+            "held",
+            "no record",
+            "heartbeat",
+            "last change",
+        ]);
+        for region in &regions {
+            match &region.status {
+                Some(status) => table.add_row(row(status)),
+                None => table.add_row([region.region.as_str(), region.error.as_deref().unwrap_or("no answer")]),
+            };
+        }
+        writeln!(out, "{table}")?;
+    }
+    Ok(if regions.iter().all(|region| region.status.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn row(status: &Status) -> Vec<String> {
+    let in_state =
+        |wanted: fn(&LaneRecord) -> bool| status.lanes.values().filter(|lane| wanted(lane)).count().to_string();
+    let heartbeat = status.lanes.values().filter_map(|lane| lane.heartbeat).min();
+    let last_ms = status.lanes.values().filter_map(|lane| lane.arrival_ms).max();
+    let now_ms = tidemark_runtime::clock::Clock::system().now_ms();
+    let recorded = status.lanes.len() as u64;
+    vec![
+        status.region.clone(),
+        status.server_version.clone(),
+        // The system's own keys are one for each lane.
+        status.keys.saturating_sub(recorded).to_string(),
+        in_state(|lane| lane.state == State::Ready),
+        in_state(|lane| lane.state == State::Feeding),
+        in_state(|lane| matches!(lane.state, State::Held(_))),
+        status.lanes_count.saturating_sub(u16::try_from(recorded).unwrap_or(u16::MAX)).to_string(),
+        heartbeat.map_or_else(|| "none".to_owned(), |number| format!("#{number}")),
+        last_ms.map_or_else(|| "none".to_owned(), |at| format!("{:.1} s ago", (now_ms - at) as f64 / 1_000.0)),
+    ]
+}
+
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 =
+        text[..digits].parse().with_context(|| format!("{text}: write a number and a unit, as in 60s"))?;
+    let unit_ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        other => bail!("unit {other:?} is not known: use ms, s, m, h or d"),
+    };
+    let ms = number.checked_mul(unit_ms).filter(|ms| *ms > 0);
+    Ok(Duration::from_millis(ms.with_context(|| format!("{text} is out of range"))?))
+}

@@ -1,0 +1,26 @@
+//! Heartbeat: publishes the next number to every lane, so that an idle or unplugged stream shows.
+//!
+//! The number is committed after it was published to every lane: a run that dies in between publishes the same number
+//! again, which every reader skips, and no number is ever left out.
+
+use super::Part;
+use crate::runner::Context;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+#[derive(Default, Serialize, Deserialize)]
+struct Published {
+    last: u64,
+}
+
+/// Runs the job.
+///
+/// # Errors
+/// Where a lane could not be published to; the number is then tried again.
+pub async fn run(context: &mut Context<'_>) -> anyhow::Result<Part> {
+    let published: Published = serde_json::from_value(context.data().clone()).unwrap_or_default();
+    let number = published.last + 1;
+    context.cron.publisher.heartbeat(number).await?;
+    context.set_data(serde_json::to_value(Published { last: number })?);
+    Ok(Part::Done(json!({"heartbeat": number, "lanes": context.cron.settings.lanes.count()})))
+}

@@ -1,0 +1,96 @@
+//! The jobs, one file each: `async fn run(context, cursor) -> Done | Continue(cursor)`.
+
+pub mod heartbeat;
+pub mod resync;
+pub mod sitemap;
+pub mod snapshot;
+
+use crate::runner::Context;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How a job's part ended.
+#[derive(Debug)]
+pub enum Part {
+    /// The job is done; the summary goes into the run's record.
+    Done(Value),
+    /// The invocation's time ran out; the next part begins with this cursor.
+    Continue(Value),
+}
+
+/// A job by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Publishes the next heartbeat to every lane.
+    Heartbeat,
+    /// Takes a snapshot of a region.
+    Snapshot,
+    /// Rewrites a region from another's snapshot and the stream.
+    Resync,
+    /// Brings a sitemap up to date.
+    Sitemap,
+}
+
+/// Every job.
+pub const JOBS: [Job; 4] = [Job::Heartbeat, Job::Snapshot, Job::Resync, Job::Sitemap];
+
+impl Job {
+    /// The job's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Job::Heartbeat => "heartbeat",
+            Job::Snapshot => "snapshot",
+            Job::Resync => "resync",
+            Job::Sitemap => "sitemap",
+        }
+    }
+
+    /// The job called `name`.
+    ///
+    /// # Errors
+    /// A sentence that names the jobs there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let known = || JOBS.map(Job::name).join(", ");
+        JOBS.into_iter().find(|job| job.name() == name).ok_or_else(|| format!("no job {name:?}: there are {}", known()))
+    }
+
+    /// What no two runs may work on at once: the job, and where it says so the region or site.
+    #[must_use]
+    pub fn lease(self, args: &Value) -> String {
+        let part = match self {
+            Job::Heartbeat => None,
+            Job::Snapshot | Job::Resync => args["region"].as_str(),
+            Job::Sitemap => args["site"].as_str(),
+        };
+        let part: String = part.unwrap_or("").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        if part.is_empty() { self.name().to_owned() } else { format!("{}-{part}", self.name()) }
+    }
+
+    /// The longest that one part may take; its lease runs a little longer.
+    #[must_use]
+    pub fn part_max(self) -> Duration {
+        match self {
+            Job::Heartbeat => Duration::from_secs(45),
+            Job::Snapshot | Job::Resync | Job::Sitemap => Duration::from_secs(14 * 60),
+        }
+    }
+
+    /// Works on the job until it is done or its time is up.
+    ///
+    /// # Errors
+    /// What stopped it; the runner retries.
+    pub async fn run(self, context: &mut Context<'_>, cursor: Option<Value>) -> anyhow::Result<Part> {
+        match self {
+            Job::Heartbeat => heartbeat::run(context).await,
+            Job::Snapshot => snapshot::run(context).await,
+            Job::Resync => resync::run(context, cursor).await,
+            Job::Sitemap => {
+                let around = context.cron.sitemap_surroundings();
+                let (run, attempt, left) = (context.run.as_str(), context.attempt, context.time_left());
+                let refreshed = sitemap::run(&around, &context.args, run, attempt, left).await?;
+                Ok(Part::Done(serde_json::to_value(refreshed)?))
+            }
+        }
+    }
+}
