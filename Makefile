@@ -8,7 +8,7 @@
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-BENCH_CRATES := tidemark-cache-sync tidemark-sitemap
+BENCHED := cache-sync sitemap
 export ONCE PAGES ONLY
 
 .PHONY: all prerequisites build demo test check bench
@@ -36,8 +36,9 @@ check: prerequisites
 	  else echo "check: NOT RUN: .ci/$$part is not there" >&2; fi; \
 	done
 
-# Only the benchmarks' JSON lines go to standard output; what cargo says goes to standard error.
+# Only the benchmarks' JSON lines go to standard output; everything else goes to standard error.
 bench: prerequisites
-	@for crate in $(BENCH_CRATES); do \
-	  $(CARGO) bench --quiet --locked --package $$crate --benches -- $(ONLY) || exit 1; \
+	@for part in $(BENCHED); do \
+	  if [ ! -d $$part/benches ]; then echo "bench: $$part has no benchmarks" >&2; continue; fi; \
+	  $(CARGO) bench --quiet --locked --package tidemark-$$part --bench '*' -- $(ONLY) || exit 1; \
 	done

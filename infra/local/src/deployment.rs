@@ -154,6 +154,8 @@ impl Deployment {
         vec![
             ("AWS_ENDPOINT_URL", self.cloud.endpoint()),
             ("AWS_REGION", HUB.to_owned()),
+            // Python and the AWS command line look for this name.
+            ("AWS_DEFAULT_REGION", HUB.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("TIDEMARK_STREAM", STREAM.to_owned()),
@@ -290,7 +292,6 @@ impl Deployment {
             ("TIDEMARK_REDIS_URL", region.redis.url()),
             ("TIDEMARK_BUCKET", region.bucket.clone()),
             ("TIDEMARK_SCOPE", "*".to_owned()),
-            ("TIDEMARK_STREAM", STREAM.to_owned()),
             ("TIDEMARK_LANES", LANES.to_string()),
         ];
         function(REPLAY_FUNCTION.to_owned(), "cache_replay", REPLAY_TIMEOUT_S, environment)
@@ -303,7 +304,6 @@ impl Deployment {
             ("TIDEMARK_REGIONS", self.regions_setting()),
             ("TIDEMARK_BUCKET", self.hub().bucket.clone()),
             ("TIDEMARK_REPLAY_FUNCTION", REPLAY_FUNCTION.to_owned()),
-            ("TIDEMARK_CRON_FUNCTION", CRON_FUNCTION.to_owned()),
         ];
         function(CRON_FUNCTION.to_owned(), "cron", CRON_TIMEOUT_S, environment)
     }

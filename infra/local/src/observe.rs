@@ -4,6 +4,7 @@ use crate::contents::{Content, contents};
 use crate::deployment::{Deployment, LocalRegion};
 use crate::error::LocalError;
 use crate::wait::until;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,45 @@ impl Deployment {
             }
             other => other,
         })
+    }
+}
+
+impl Deployment {
+    /// Waits until a scheduled run of `job` (with its argument, as in `sitemap-demo`) is done, and returns its record.
+    /// `telling` is told what the run says of its progress.
+    ///
+    /// # Errors
+    /// [`LocalError::Function`] with the run's own error when it failed, [`LocalError::TimedOut`], [`LocalError::Call`].
+    pub async fn until_run(
+        &self,
+        job: &str,
+        timeout: Duration,
+        mut telling: impl FnMut(&str),
+    ) -> Result<Value, LocalError> {
+        let (s3, bucket) = (&self.hub().clients.s3, &self.hub().bucket);
+        let prefix = format!("jobs/runs/{job}-");
+        until(&format!("a run of {job}"), timeout, async || {
+            let list = s3.list_objects_v2().bucket(bucket).prefix(&prefix).send().await;
+            let list = list.map_err(LocalError::call(format!("ListObjectsV2 {bucket}/{prefix}")))?;
+            let Some(key) = list.contents().iter().filter_map(|object| object.key()).max() else { return Ok(None) };
+            let read = s3.get_object().bucket(bucket).key(key).send().await;
+            let body = read.map_err(LocalError::call(format!("GetObject {bucket}/{key}")))?.body.collect().await;
+            let body = body.map_err(LocalError::call(format!("read {bucket}/{key}")))?.into_bytes();
+            let record: Value = serde_json::from_slice(&body).map_err(LocalError::call(format!("parse {key}")))?;
+            match record["standing"].as_str() {
+                Some("done") => Ok(Some(record)),
+                Some("failed") => Err(LocalError::Function {
+                    function: job.to_owned(),
+                    region: self.hub().name.to_owned(),
+                    message: record["error"].as_str().unwrap_or("no reason given").to_owned(),
+                }),
+                _ => {
+                    telling(record["progress"]["doing"].as_str().unwrap_or_default());
+                    Ok(None)
+                }
+            }
+        })
+        .await
     }
 }
 

@@ -1,0 +1,329 @@
+//! The whole road, end to end: the release binaries as Lambda functions in the local cloud, one real Redis a region.
+//!
+//! Every test has a deployment of its own. `make test` installs and builds what they need; without it they fail and
+//! say what is missing.
+
+use anyhow::{Context as _, Result, ensure};
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_s3::primitives::ByteStream;
+use redis::aio::MultiplexedConnection;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tidemark_cache_sync::lane::Lanes;
+use tidemark_cache_sync::publish::Publisher;
+use tidemark_local::{
+    ARRIVAL_TIMEOUT, CloudOptions, Deployment, DeploymentOptions, LANES, LocalRegion, SITEMAP_BUCKET, STREAM,
+    differing, forward_function, invoke, page_table, stream, until,
+};
+use tidemark_runtime::clock::Clock;
+
+const HOUR: Duration = Duration::from_hours(1);
+const SCHEDULE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// A deployment and a service that publishes to it.
+struct Road {
+    deployment: Deployment,
+    publisher: Arc<Publisher>,
+    lanes: Lanes,
+}
+
+impl Road {
+    async fn start() -> Result<Self> {
+        let deployment = Deployment::start(&DeploymentOptions::of_this_clone()?).await?;
+        let lanes = Lanes::new(LANES)?;
+        let kinesis = deployment.hub().clients.kinesis.clone();
+        let publisher = Arc::new(Publisher::new(kinesis, STREAM, lanes, Clock::system()));
+        Ok(Self { deployment, publisher, lanes })
+    }
+
+    async fn set(&self, key: &str, value: &str) -> Result<()> {
+        self.publisher.set(key.as_bytes(), value.as_bytes(), Some(HOUR)).await?;
+        Ok(())
+    }
+
+    /// Puts bytes on the stream as a record of the key's lane, with no publisher between.
+    async fn put_raw(&self, key: &str, data: impl Into<Vec<u8>>) -> Result<()> {
+        let lane = self.lanes.of_key(key.as_bytes()).to_string();
+        let put = self.deployment.hub().clients.kinesis.put_record().stream_name(STREAM).partition_key(lane);
+        put.data(Blob::new(data.into())).send().await?;
+        Ok(())
+    }
+
+    async fn until_in_both(&self, key: &str, value: Option<&str>) -> Result<()> {
+        for region in self.deployment.regions() {
+            region.until_value(key, value).await.map_err(|error| self.explain(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Runs the operators' command and returns what it prints.
+    async fn tidemark(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.deployment.tidemark()?.args(arguments).output().await?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "tidemark {arguments:?} failed ({}): {printed}{complained}\n{}",
+            output.status,
+            self.deployment.cloud().log_tail()
+        );
+        Ok(printed)
+    }
+
+    /// An error with the end of the cloud's log, where the functions' own words stand.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(self.deployment.cloud().log_tail())
+    }
+}
+
+/// Waits until the region's quarantine holds an object in which `word` stands, and returns the object.
+async fn until_quarantined(region: &LocalRegion, word: &str) -> Result<String> {
+    let s3 = &region.clients.s3;
+    until(&format!("{word} in the quarantine of {}", region.name), ARRIVAL_TIMEOUT, async || {
+        let list = s3.list_objects_v2().bucket(&region.bucket).prefix("quarantine/").send().await?;
+        for key in list.contents().iter().filter_map(|object| object.key()) {
+            let object = s3.get_object().bucket(&region.bucket).key(key).send().await?;
+            let text = String::from_utf8_lossy(&object.body.collect().await?.into_bytes()).into_owned();
+            if text.contains(word) {
+                return anyhow::Ok(Some(text));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Result<()> {
+    let mut command = redis::cmd(words[0]);
+    words[1..].iter().for_each(|word| {
+        command.arg(word);
+    });
+    command.query_async::<redis::Value>(connection).await.with_context(|| format!("{words:?}"))?;
+    Ok(())
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_reaches_both_regions_with_its_expiry_and_a_delete_follows() -> Result<()> {
+    let road = Road::start().await?;
+    road.set("user:1", "hello").await?;
+    // A relative expiry counts from at_ms, wherever and whenever it is applied.
+    let at_ms = now_ms() - 5_000;
+    let change = json!({"v": 1, "cmd": ["SET", "user:2", "bücher", "PX", "600000"], "at_ms": at_ms});
+    road.put_raw("user:2", change.to_string()).await?;
+    road.until_in_both("user:1", Some("hello")).await?;
+    road.until_in_both("user:2", Some("bücher")).await?;
+    let keys = road.deployment.until_equal(2).await?;
+    assert_eq!(keys[b"user:2".as_slice()].expires_at_ms, at_ms + 600_000);
+    let left_ms = keys[b"user:1".as_slice()].expires_at_ms - now_ms();
+    assert!((3_000_000..=3_600_000).contains(&left_ms), "{left_ms}");
+
+    road.publisher.delete(b"user:1").await?;
+    road.until_in_both("user:1", None).await?;
+
+    road.tidemark(&["cache", "set", "greeting", "hello", "--ttl", "60s"]).await?;
+    road.until_in_both("greeting", Some("hello")).await?;
+    for region in road.deployment.regions() {
+        let printed = road.tidemark(&["cache", "get", "greeting", "--region", region.name]).await?;
+        assert!(printed.contains("hello"), "{printed}");
+    }
+    let status: Value = serde_json::from_str(&road.tidemark(&["cache", "status", "--json"]).await?)?;
+    for region in road.deployment.regions() {
+        assert!(status.to_string().contains(region.name), "{status}");
+    }
+    road.tidemark(&["cache", "delete", "greeting"]).await?;
+    road.until_in_both("greeting", None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_delivered_again_changes_nothing() -> Result<()> {
+    let road = Road::start().await?;
+    let (hub, second) = (road.deployment.hub(), road.deployment.second());
+    for value in ["1", "2", "3"] {
+        road.set("counter", value).await?;
+    }
+    road.set("{counter}:gone", "x").await?;
+    road.publisher.delete(b"{counter}:gone").await?;
+    road.set("{counter}:last", "y").await?;
+    road.until_in_both("{counter}:last", Some("y")).await?;
+    let before = second.until_quiet().await?;
+    let lane = road.lanes.of_key(b"counter").to_string();
+    let records = stream::records_of(&hub.clients, &lane).await?;
+    assert_eq!(records.len(), 6);
+    // Whole, then only its oldest half: a lane never goes back.
+    for batch in [&records[..], &records[..3], &records[..]] {
+        let event = stream::mapping_event(batch);
+        invoke(&hub.clients, hub.name, &forward_function(second.name), &event)
+            .await
+            .map_err(|e| road.explain(e.into()))?;
+    }
+    let after = second.everything().await?;
+    assert!(before == after, "{}", differing(&before, &after));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_change_costs_its_key_alone() -> Result<()> {
+    let road = Road::start().await?;
+    road.set("counter", "1").await?;
+    road.set("{counter}:neighbour", "1").await?;
+    road.until_in_both("counter", Some("1")).await?;
+    let change = json!({"v": 1, "cmd": ["INCR", "counter"], "at_ms": now_ms()});
+    road.put_raw("counter", change.to_string()).await?;
+    road.set("{counter}:after", "2").await?;
+    road.until_in_both("{counter}:after", Some("2")).await?;
+    road.until_in_both("{counter}:neighbour", Some("1")).await?;
+    road.until_in_both("counter", None).await?;
+    for region in road.deployment.regions() {
+        let object = until_quarantined(region, "INCR").await.map_err(|error| road.explain(error))?;
+        assert!(object.contains("counter"), "{object}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_no_change_does_not_stop_its_lane() -> Result<()> {
+    let road = Road::start().await?;
+    road.set("a", "1").await?;
+    road.put_raw("a", b"\xff\xfe this is neither JSON nor MessagePack".as_slice()).await?;
+    road.put_raw("a", br#"{"v":1,"cmd":["SET","a"#.as_slice()).await?;
+    road.put_raw("a", Vec::from(b"[]")).await?;
+    // A key of another lane: the change is put aside, the key is not touched.
+    let stranger =
+        (0..).map(|index| format!("b{index}")).find(|key| road.lanes.of_key(key.as_bytes()) != road.lanes.of_key(b"a"));
+    let stranger = stranger.context("no key of another lane")?;
+    road.set(&stranger, "untouched").await?;
+    let change = json!({"v": 1, "cmd": ["SET", stranger, "wrong lane"], "at_ms": now_ms()});
+    road.put_raw("a", change.to_string()).await?;
+    road.set("{a}:after", "2").await?;
+    road.until_in_both("{a}:after", Some("2")).await?;
+    road.until_in_both("a", Some("1")).await?;
+    road.until_in_both(&stranger, Some("untouched")).await?;
+    for region in road.deployment.regions() {
+        until_quarantined(region, &stranger).await.map_err(|error| road.explain(error))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_region_catches_up_in_order() -> Result<()> {
+    let road = Road::start().await?;
+    road.set("page:0", "first").await?;
+    road.until_in_both("page:0", Some("first")).await?;
+    road.deployment.set_fed(road.deployment.second(), false).await?;
+    for index in 0..50 {
+        road.set(&format!("page:{}", index % 10), &format!("{index}")).await?;
+    }
+    road.publisher.delete(b"page:9").await?;
+    road.deployment.hub().until_value("page:9", None).await?;
+    road.deployment.hub().until_value("page:8", Some("48")).await?;
+    road.deployment.second().until_value("page:0", Some("first")).await?;
+    road.deployment.set_fed(road.deployment.second(), true).await?;
+    road.deployment.until_equal(9).await.map_err(|error| road.explain(error.into()))?;
+    road.until_in_both("page:9", None).await?;
+    road.until_in_both("page:8", Some("48")).await
+}
+
+/// Publishes sets and deletes of a few hundred keys until told to stop; returns how many.
+async fn write_until(publisher: Arc<Publisher>, stop: Arc<AtomicBool>) -> Result<usize> {
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let key = format!("live:{}", written % 300);
+        if written % 7 == 3 {
+            publisher.delete(key.as_bytes()).await?;
+        } else {
+            publisher.set(key.as_bytes(), written.to_string().as_bytes(), Some(HOUR)).await?;
+        }
+        written += 1;
+    }
+    Ok(written)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_region_is_resynced_while_writes_go_on() -> Result<()> {
+    let road = Road::start().await?;
+    for index in 0..100 {
+        road.set(&format!("kept:{index}"), &format!("{index}")).await?;
+    }
+    for commands in [
+        json!([["DEL", "profile"], ["HSET", "profile", "name", "Kim", "city", "Seoul"], ["EXPIRE", "profile", "3600"]]),
+        json!([["DEL", "feed"], ["RPUSH", "feed", "c", "a", "b"]]),
+        json!([["DEL", "tags"], ["SADD", "tags", "x", "y"]]),
+        json!([["DEL", "board"], ["ZADD", "board", "1.5", "kim", "2", "lee"]]),
+    ] {
+        let key = commands[0][1].as_str().context("key")?.to_owned();
+        let commands: Vec<Vec<Value>> = serde_json::from_value(commands)?;
+        road.publisher.publish(key.as_bytes(), commands).await?;
+    }
+    let before = road.deployment.until_equal(104).await.map_err(|error| road.explain(error.into()))?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_until(road.publisher.clone(), stop.clone()));
+    let mut connection = road.deployment.second().connect_redis().await?;
+    command(&mut connection, &["FLUSHALL"]).await?;
+    // What the hub does not hold must go.
+    command(&mut connection, &["SET", "stray", "1"]).await?;
+    let resynced = road.tidemark(&["cache", "resync", "--region", road.deployment.second().name]).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writer.await??;
+    resynced?;
+    assert!(written > 0);
+    let after = road.deployment.until_equal(104).await.map_err(|error| road.explain(error.into()))?;
+    assert!(!after.contains_key(b"stray".as_slice()));
+    for (key, content) in &before {
+        assert_eq!(after.get(key), Some(content), "{}", String::from_utf8_lossy(key));
+    }
+    // And the road is open: nothing is held any more.
+    road.set("kept:0", "later").await?;
+    road.until_in_both("kept:0", Some("later")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_publishes_the_sitemap() -> Result<()> {
+    let road = Road::start().await?;
+    let hub = road.deployment.hub();
+    let folder = tempfile::tempdir()?;
+    let part = folder.path().join("pages.csv");
+    let rows = "\"/devel/g++?a=1&v=4:12~rc1\",\"2026-03-01\"\n\"/games/0ad\",\"\"\n\"https://shop.example/x\",\"2026-03-02\"\n";
+    std::fs::write(&part, rows)?;
+    page_table::put_part(&road.deployment, 0, &part).await?;
+    page_table::register(&road.deployment, &CloudOptions::of_this_clone().venv.join("bin/python")).await?;
+    let site = format!(
+        "base_url = \"https://shop.example\"\n[query]\nsql = \"SELECT loc, lastmod FROM {}\"\ndatabase = \"{}\"\n\
+         output = \"s3://{}/athena/\"\n[publish]\nbucket = \"{SITEMAP_BUCKET}\"\nedge_ttl_seconds = 0\n",
+        page_table::TABLE,
+        page_table::DATABASE,
+        hub.bucket
+    );
+    let put = hub.clients.s3.put_object().bucket(&hub.bucket).key("sites/shop.toml");
+    put.body(ByteStream::from(site.into_bytes())).send().await?;
+    let scheduled = "<aws.scheduler.scheduled-time>";
+    let input = json!({"job": "sitemap", "scheduled": scheduled, "args": {"site": "shop"}});
+    road.deployment.schedule_once("tidemark-sitemap-shop", Duration::from_secs(1), &input).await?;
+    let run = road.deployment.until_run("sitemap-shop", SCHEDULE_TIMEOUT, |_| {}).await;
+    run.map_err(|error| road.explain(error.into()))?;
+    let index = hub.clients.s3.get_object().bucket(SITEMAP_BUCKET).key("sitemap-index.xml").send().await?;
+    let index = String::from_utf8(index.body.collect().await?.to_vec())?;
+    let shard = index.split("<loc>https://shop.example/").nth(1).and_then(|rest| rest.split('<').next());
+    let shard = shard.with_context(|| format!("no shard in {index}"))?;
+    let object = hub.clients.s3.get_object().bucket(SITEMAP_BUCKET).key(shard).send().await?;
+    assert_eq!(object.content_type(), Some("application/gzip"));
+    let mut xml = String::new();
+    let packed = object.body.collect().await?.to_vec();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed.as_slice()), &mut xml)?;
+    for wanted in [
+        "<loc>https://shop.example/devel/g++?a=1&amp;v=4:12~rc1</loc><lastmod>2026-03-01</lastmod>",
+        "<loc>https://shop.example/games/0ad</loc></url>",
+        "<loc>https://shop.example/x</loc><lastmod>2026-03-02</lastmod>",
+    ] {
+        assert!(xml.replace(['\n', ' '], "").contains(wanted), "{wanted} is not in {xml}");
+    }
+    assert_eq!(xml.matches("<url>").count(), 3);
+    Ok(())
+}
