@@ -5,7 +5,7 @@
 
 use crate::cut::{Cutter, Limits, Piece, Take};
 use crate::keys;
-use crate::manifest::{MANIFEST_VERSION, Manifest, Shard};
+use crate::manifest::{MANIFEST_VERSION, Manifest, Retired, Shard};
 use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
 use crate::row::{ROW_FORMAT, Row};
@@ -23,6 +23,32 @@ use xxhash_rust::xxh3::xxh3_128;
 /// What made the files: equal rows give equal bytes for one library and level.
 pub const COMPRESSOR: &str = "libdeflate";
 
+/// [`Options::drop_percent_max`] where nothing else is said.
+pub const DROP_PERCENT_MAX: u32 = 50;
+
+/// What shards are written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// `.xml.gz`, as search engines fetch them.
+    #[default]
+    Gzip,
+    /// `.xml`, for a server that compresses by itself.
+    Plain,
+}
+
+impl Packing {
+    fn file(self, number: u64) -> String {
+        match self {
+            Self::Gzip => keys::shard_file(number),
+            Self::Plain => keys::plain_shard_file(number),
+        }
+    }
+
+    fn wrote(self, file: &str) -> bool {
+        file.ends_with(".gz") == (self == Self::Gzip)
+    }
+}
+
 /// How a sitemap is built.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -30,8 +56,12 @@ pub struct Options {
     pub policy: Policy,
     /// How big shards may be.
     pub limits: Limits,
+    /// What shards are written as.
+    pub packing: Packing,
     /// The compression level, 1 to 12.
     pub level: i32,
+    /// How many percent fewer URLs than before are believed; more is taken for a truncated list and refused.
+    pub drop_percent_max: u32,
     /// The run's ID.
     pub run: String,
     /// Rows held in memory where the input has to be sorted, in bytes.
@@ -42,7 +72,15 @@ impl Options {
     /// The usual settings for `policy` and a run called `run`.
     #[must_use]
     pub fn new(policy: Policy, run: impl Into<String>) -> Self {
-        Self { policy, limits: Limits::default(), level: 4, run: run.into(), sort_memory_bytes: MEMORY_BYTES }
+        Self {
+            policy,
+            limits: Limits::default(),
+            packing: Packing::Gzip,
+            level: 4,
+            drop_percent_max: DROP_PERCENT_MAX,
+            run: run.into(),
+            sort_memory_bytes: MEMORY_BYTES,
+        }
     }
 }
 
@@ -58,6 +96,19 @@ pub enum BuildError {
     /// No row was left.
     #[error("no page is left for the sitemap ({0} rows read): an empty sitemap is not valid, so nothing was written")]
     Empty(u64, Box<Report>),
+    /// Far fewer pages than before.
+    #[error(
+        "{after} pages are left of {before}, more than {percent} % fewer: if that is right, allow the drop for this \
+         run; nothing was written, the last good sitemap stays"
+    )]
+    Drop {
+        /// URLs before.
+        before: u64,
+        /// URLs now.
+        after: u64,
+        /// What is allowed.
+        percent: u32,
+    },
     /// More shards than an index may name.
     #[error("{0} shards are more than the 50,000 that one index may name: split the page list into several sitemaps")]
     TooManyShards(usize),
@@ -92,8 +143,30 @@ pub struct Change {
     pub file: String,
     /// Where it lies.
     pub staged: PathBuf,
-    /// What stood there, by the old manifest, if anything.
-    pub replaces: Option<Shard>,
+}
+
+/// A file that a run wrote which never committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Its name.
+    pub file: String,
+    /// XXH3-128 of its bytes, in hexadecimal.
+    pub hash: String,
+}
+
+/// What stands at the place where the sitemap lies.
+#[derive(Clone, Copy)]
+pub struct Standing<'a> {
+    /// Tells whether a shard's file still is what the manifest says.
+    pub intact: &'a Intact<'a>,
+    /// What is left of a run that was killed.
+    pub strays: &'a [Stray],
+}
+
+impl std::fmt::Debug for Standing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Standing").field("strays", &self.strays).finish_non_exhaustive()
+    }
 }
 
 /// What a pass made.
@@ -105,14 +178,14 @@ pub struct Built {
     pub previous: Manifest,
     /// New and rewritten files.
     pub changes: Vec<Change>,
+    /// Files of a killed run that this one has no use for.
+    pub strays: Vec<String>,
     /// The account.
     pub report: Report,
 }
 
 /// Builds from the page lists at `inputs`, which together need not be in order: out of order they are sorted in
-/// `work_dir`, where the changed files and the rejects go too.
-///
-/// `intact` tells whether a shard's file still is what the manifest says.
+/// `work_dir`, where the changed files and the rejects go too. Also gives the XXH3-128 of every input.
 ///
 /// # Errors
 /// A [`BuildError`]; nothing was published.
@@ -121,17 +194,19 @@ pub fn from_files(
     previous: &Manifest,
     work_dir: &Path,
     options: &Options,
-    intact: &Intact<'_>,
-) -> Result<Built, BuildError> {
+    standing: Standing<'_>,
+) -> Result<(Built, Vec<u128>), BuildError> {
     let pass = |order| {
-        let mut build = Build::new(previous.clone(), work_dir, options, order, intact)?;
+        let mut build = Build::new(previous.clone(), work_dir, options, order, standing)?;
+        let mut hashes = Vec::new();
         for input in inputs {
-            source::read(input, &mut build).map_err(|error| match error {
+            let hash = source::read(input, &mut build).map_err(|error| match error {
                 SourceError::Stopped(stop) => stop,
                 other => BuildError::Source(Box::new(other)),
             })?;
+            hashes.push(hash);
         }
-        build.finish()
+        Ok((build.finish()?, hashes))
     };
     match pass(Order::Given) {
         Err(BuildError::OutOfOrder) => pass(Order::Unknown),
@@ -172,7 +247,7 @@ impl<'a> Build<'a> {
         work_dir: &Path,
         options: &Options,
         order: Order,
-        intact: &'a Intact<'a>,
+        standing: Standing<'a>,
     ) -> Result<Self, BuildError> {
         let base = options.policy.base.as_str();
         if previous.base_url != base {
@@ -185,7 +260,7 @@ impl<'a> Build<'a> {
         fs::create_dir_all(&staging).map_err(io_error(&staging))?;
         let rejects = work_dir.join(keys::REJECTS);
         let ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
-        let stage = Stage::new(previous, staging, options, intact)?;
+        let stage = Stage::new(previous, staging, options, standing)?;
         Ok(Self {
             gate: Gate::new(options.policy.clone(), ledger),
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
@@ -287,7 +362,9 @@ struct Stage<'a> {
     level: i32,
     changed_at: String,
     compressor: Compressor,
-    intact: &'a Intact<'a>,
+    packing: Packing,
+    drop_percent_max: u32,
+    standing: Standing<'a>,
     shards: Vec<Shard>,
     changes: Vec<Change>,
     next_number: u64,
@@ -301,7 +378,7 @@ impl<'a> Stage<'a> {
         previous: Manifest,
         staging: PathBuf,
         options: &Options,
-        intact: &'a Intact<'a>,
+        standing: Standing<'a>,
     ) -> Result<Self, BuildError> {
         let level = CompressionLvl::new(options.level).map_err(|_| BuildError::Level(options.level))?;
         let now_ms = options.policy.now_ms;
@@ -315,7 +392,9 @@ impl<'a> Stage<'a> {
             level: options.level,
             changed_at,
             compressor: Compressor::new(level),
-            intact,
+            packing: options.packing,
+            drop_percent_max: options.drop_percent_max,
+            standing,
             shards: Vec::new(),
             changes: Vec::new(),
             now_ms,
@@ -328,10 +407,17 @@ impl<'a> Stage<'a> {
         if self.shards.len() > xml::SHARDS_MAX {
             return Err(BuildError::TooManyShards(self.shards.len()));
         }
+        let (before, after) = (self.previous.urls(), report.emitted);
+        if after * 100 < before * u64::from(100 - self.drop_percent_max.min(100)) {
+            return Err(BuildError::Drop { before, after, percent: self.drop_percent_max });
+        }
         let mut retired = self.previous.retired.clone();
         let kept: HashSet<&str> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
         let gone = self.previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
-        retired.extend(gone.map(|shard| crate::manifest::Retired { file: shard.file.clone(), since_ms: self.now_ms }));
+        let strays = self.standing.strays.iter().map(|stray| stray.file.as_str());
+        let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
+        let going = gone.map(|shard| shard.file.clone()).chain(strays.iter().cloned());
+        retired.extend(going.map(|file| Retired { file, since_ms: self.now_ms }));
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             row_format: ROW_FORMAT,
@@ -344,20 +430,50 @@ impl<'a> Stage<'a> {
             shards: self.shards,
             retired,
         };
-        Ok(Built { manifest, previous: self.previous, changes: self.changes, report })
+        Ok(Built { manifest, previous: self.previous, changes: self.changes, strays, report })
     }
 
-    /// Makes the file of `piece` and says what it is.
-    fn write(&mut self, file: &str, piece: &Piece<'_>) -> Result<(PathBuf, u64, String), BuildError> {
+    /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
+    fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
         xml::write_shard(piece.rows, &mut self.xml);
         assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
-        self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
-        let staged = self.staging.join(file);
-        let compressed = self.compressor.gzip_compress(&self.xml, &mut self.gzip);
-        let size = compressed.map_err(|error| io_error(&staged)(io::Error::other(error)))?;
-        let bytes = &self.gzip[..size];
+        let bytes = match self.packing {
+            Packing::Plain => self.xml.as_slice(),
+            Packing::Gzip => {
+                self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
+                let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip);
+                let size = size.map_err(|error| io_error(&self.staging)(io::Error::other(error)))?;
+                &self.gzip[..size]
+            }
+        };
+        let hash = hex(xxh3_128(bytes));
+        let file = old.map_or_else(
+            || new_file(self.packing, self.standing.strays, &mut self.next_number, &hash),
+            |old| old.file.clone(),
+        );
+        let staged = self.staging.join(&file);
         fs::write(&staged, bytes).map_err(io_error(&staged))?;
-        Ok((staged, size as u64, hex(xxh3_128(bytes))))
+        Ok(Made { file, staged, file_bytes: bytes.len() as u64, file_hash: hash })
+    }
+}
+
+/// A file that was made.
+struct Made {
+    file: String,
+    staged: PathBuf,
+    file_bytes: u64,
+    file_hash: String,
+}
+
+/// The name of a new file with this hash: that of a killed run's file where the bytes are the same (so a run that is
+/// repeated ends like one that was never killed), else the next number that no such file has.
+fn new_file(packing: Packing, strays: &[Stray], next_number: &mut u64, hash: &str) -> String {
+    loop {
+        let file = packing.file(*next_number);
+        *next_number += 1;
+        if strays.iter().all(|stray| stray.file != file || stray.hash == hash) {
+            return file;
+        }
     }
 }
 
@@ -367,22 +483,18 @@ impl Take for Stage<'_> {
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let rows_hash = hex(xxh3_128(piece.rows));
-        let old = piece.old.map(|at| self.previous.shards[at].clone());
+        let old = piece.old.map(|at| self.previous.shards[at].clone()).filter(|old| self.packing.wrote(&old.file));
         let same = |old: &Shard| old.rows_hash == rows_hash && self.previous.row_format == ROW_FORMAT;
         let (lower, last) = (text(piece.lower), text(piece.last));
-        if let Some(old) = old.as_ref().filter(|old| same(old) && (self.intact)(old)) {
+        if let Some(old) = old.as_ref().filter(|old| same(old) && (self.standing.intact)(old)) {
             self.shards.push(Shard { lower, last, ..old.clone() });
             return Ok(());
         }
         // Equal rows in a damaged file: it is made again, and nothing is said to have changed.
         let changed_at = old.as_ref().filter(|old| same(old)).map_or(&self.changed_at, |old| &old.changed_at).clone();
-        let file = old.as_ref().map_or_else(|| keys::shard_file(self.next_number), |old| old.file.clone());
-        if old.is_none() {
-            self.next_number += 1;
-        }
-        let (staged, file_bytes, file_hash) = self.write(&file, piece)?;
+        let Made { file, staged, file_bytes, file_hash } = self.write(old.as_ref(), piece)?;
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
-        self.changes.push(Change { file: file.clone(), staged, replaces: old });
+        self.changes.push(Change { file: file.clone(), staged });
         let stamp = None;
         self.shards.push(Shard {
             file,

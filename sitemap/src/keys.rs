@@ -6,6 +6,10 @@ pub const INDEX: &str = "sitemap-index.xml";
 pub const STATE_DIR: &str = ".tidemark";
 /// The shard manifest, in the state directory.
 pub const MANIFEST: &str = "manifest.json";
+/// The names of files that a run is about to write, in the state directory.
+pub const INTENT: &str = "intent.json";
+/// The input of the last run and its account, in the state directory.
+pub const INPUT: &str = "input.json";
 /// Rejected rows and dropped fields, in the state directory.
 pub const REJECTS: &str = "rejects.ndjson";
 /// Files that are ready and not yet published, in the state directory.
@@ -17,6 +21,12 @@ pub const LOCK: &str = "lock";
 #[must_use]
 pub fn shard_file(number: u64) -> String {
     format!("sitemap-{number:05}.xml.gz")
+}
+
+/// The file of the shard with this number where it is not compressed.
+#[must_use]
+pub fn plain_shard_file(number: u64) -> String {
+    format!("sitemap-{number:05}.xml")
 }
 
 /// The settings of `site`, in the state bucket.

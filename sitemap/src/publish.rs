@@ -1,14 +1,23 @@
 //! Puts what a pass made in its place, in an order that never leaves a page without a valid, indexed shard.
 //!
 //! A URL moves only from a file that stays to a new one (split), or from a file that goes to one that stays (merge). So
-//! the order is: new files; an index that names them beside the old ones; rewritten files; the final index; and last,
-//! after a grace period, files that no index names. Killed anywhere, a page of both the old and the new input is in a
-//! valid shard that the index names. Nothing that did not change is written, the index included.
+//! the order is:
+//!
+//! 1. files that the index does not name, so that nobody sees them yet;
+//! 2. an index that names them beside all that it named before;
+//! 3. rewritten files;
+//! 4. the final index;
+//! 5. after a grace period, files that no index names any more are removed.
+//!
+//! What the index names is read from the index itself, not from memory, so this holds after a run that was killed
+//! anywhere, too. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
+//! killed run leaves is then known to the next one, which takes it over or clears it away. Nothing that did not change
+//! is written, the index included.
 
 use crate::build::Built;
-use crate::manifest::{Manifest, Shard};
-use crate::xml;
-use std::collections::HashMap;
+use crate::manifest::Manifest;
+use crate::xml::{self, Entry};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -65,6 +74,20 @@ pub struct Published {
     pub index_written: bool,
 }
 
+impl Built {
+    /// The files that may stand at the place without being in the old manifest once publishing has begun. To be stored
+    /// before [`publish`] is called, and forgotten when the manifest is committed.
+    #[must_use]
+    pub fn intent(&self) -> Vec<String> {
+        let known: HashSet<&str> = self.previous.shards.iter().map(|shard| shard.file.as_str()).collect();
+        let new = self.changes.iter().map(|change| &change.file).filter(|file| !known.contains(file.as_str()));
+        let mut files: Vec<String> = new.chain(&self.strays).cloned().collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+}
+
 /// Publishes what `built` holds. The manifest comes back with the stamps of the written files, to be committed by the
 /// caller; until then, the next run starts from the old one and mends what this run left.
 ///
@@ -73,27 +96,33 @@ pub struct Published {
 pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Result<(Manifest, Published), PlaceError> {
     let Built { mut manifest, previous, changes, .. } = built;
     let mut done = Published { shards_unchanged: manifest.shards.len() - changes.len(), ..Published::default() };
+    let mut index = place.index().await?;
+    let named = index.as_deref().map(|bytes| xml::index_entries(bytes, &manner.files_url)).unwrap_or_default();
+    let is_named = |file: &str| named.iter().any(|entry| entry.file == file);
+    let known: HashSet<&str> = previous.shards.iter().map(|shard| shard.file.as_str()).collect();
     let mut stamps = HashMap::new();
-    let (rewritten, new): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.replaces.is_some());
-    for change in new {
+    let (rewritten, unseen): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| is_named(&change.file));
+    for change in &unseen {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
-        done.files_new.push(change.file);
     }
-    let moves = !rewritten.is_empty() || manifest.retired.len() > previous.retired.len();
-    if !done.files_new.is_empty() && !previous.shards.is_empty() && moves {
+    let goes = |entry: &Entry| !manifest.shards.iter().any(|shard| shard.file == entry.file);
+    if !unseen.is_empty() && !named.is_empty() && (!rewritten.is_empty() || named.iter().any(goes)) {
         settle(manner).await;
-        let new = manifest.shards.iter().filter(|shard| stamps.contains_key(&shard.file));
-        write_index(place, previous.shards.iter().chain(new), manner).await?;
+        let new = manifest.shards.iter().filter(|shard| stamps.contains_key(&shard.file)).map(Entry::of);
+        let both: Vec<Entry> = named.iter().cloned().chain(new).collect();
+        write_index(place, &both, manner, &mut index).await?;
         settle(manner).await;
     }
-    for change in rewritten {
+    for change in &rewritten {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
-        done.files_rewritten.push(change.file);
     }
-    if !previous.shards.is_empty() && !stamps.is_empty() {
+    if !named.is_empty() && !stamps.is_empty() {
         settle(manner).await;
     }
-    done.index_written = write_index(place, manifest.shards.iter(), manner).await?;
+    let entries: Vec<Entry> = manifest.shards.iter().map(Entry::of).collect();
+    done.index_written = write_index(place, &entries, manner, &mut index).await?;
+    let written = unseen.into_iter().chain(rewritten).map(|change| change.file);
+    (done.files_rewritten, done.files_new) = written.partition(|file| known.contains(file.as_str()));
     for shard in &mut manifest.shards {
         if let Some(stamp) = stamps.remove(&shard.file) {
             shard.stamp = Some(stamp);
@@ -108,17 +137,19 @@ pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Resu
     Ok((manifest, done))
 }
 
-/// Writes the index of `shards` unless it stands there already.
-async fn write_index<'a, P: Place>(
+/// Writes the index of `entries` unless `current` is just that.
+async fn write_index<P: Place>(
     place: &P,
-    shards: impl Iterator<Item = &'a Shard>,
+    entries: &[Entry],
     manner: &Manner,
+    current: &mut Option<Vec<u8>>,
 ) -> Result<bool, PlaceError> {
-    let bytes = xml::index(shards, &manner.files_url);
-    if place.index().await?.as_deref() == Some(&bytes) {
+    let bytes = xml::index(entries, &manner.files_url);
+    if current.as_ref() == Some(&bytes) {
         return Ok(false);
     }
     place.put_index(&bytes).await?;
+    *current = Some(bytes);
     Ok(true)
 }
 
@@ -128,3 +159,6 @@ async fn settle(manner: &Manner) {
         tokio::time::sleep(manner.edge_ttl).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! its lease commits nothing, and the next one starts from what was committed and mends the rest.
 
 use crate::athena::{self, QueryError};
-use crate::build::{Build, BuildError, Options, Order};
+use crate::build::{Build, BuildError, Options, Order, Standing};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::pages::Policy;
@@ -59,6 +59,9 @@ pub struct Committed {
     pub manifest: Option<String>,
     /// The run that committed it.
     pub run: Option<String>,
+    /// Files that a run under way, or a killed one, may have written.
+    #[serde(default)]
+    pub intent: Vec<String>,
 }
 
 /// What a refresh did.
@@ -163,12 +166,23 @@ async fn under_lease(
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
     let now_ms = around.clock.now_ms();
     let policy = Policy { base: site.base.clone(), lastmod_zone: site.lastmod_zone.clone(), now_ms };
-    let options = Options { limits: site.limits, level: site.level, ..Options::new(policy, run.id) };
-    let intact = |shard: &crate::manifest::Shard| bucket.is_intact(shard);
-    let mut build = Build::new(previous.clone(), run.work_dir, &options, Order::Unknown, &intact)?;
+    let options = Options {
+        limits: site.limits,
+        level: site.level,
+        drop_percent_max: site.drop_percent_max,
+        ..Options::new(policy, run.id)
+    };
+    let strays = bucket.strays(&held.document.state.intent).await?;
+    let standing = Standing { intact: &|shard| bucket.is_intact(shard), strays: &strays };
+    let mut build = Build::new(previous.clone(), run.work_dir, &options, Order::Unknown, standing)?;
     athena::rows(&around.athena, &id, &mut build).await.map_err(RefreshError::from_query)?;
     let built = build.finish()?;
     let report = built.report.clone();
+    let intent = built.intent();
+    if intent != held.document.state.intent {
+        held.document.state.intent = intent;
+        held.commit(around.clock.now_ms() + LEASE_MS).await?;
+    }
     let manner = Manner {
         files_url: site.files_url.clone(),
         edge_ttl: site.target.edge_ttl,
@@ -209,6 +223,7 @@ impl Surroundings {
         if let Some(key) = &held.document.state.manifest
             && manifest.shards == previous.shards
             && manifest.retired == previous.retired
+            && held.document.state.intent.is_empty()
         {
             return Ok(key.clone());
         }
@@ -216,7 +231,8 @@ impl Surroundings {
         let bytes =
             manifest.to_json().map_err(|error| RefreshError::Manifest { key: key.clone(), source: error.into() })?;
         self.write(&key, bytes, "application/json").await?;
-        held.document.state = Committed { manifest: Some(key.clone()), run: Some(run.id.to_owned()) };
+        held.document.state =
+            Committed { manifest: Some(key.clone()), run: Some(run.id.to_owned()), intent: Vec::new() };
         held.commit(self.clock.now_ms() + LEASE_MS).await?;
         Ok(key)
     }

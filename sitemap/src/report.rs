@@ -3,7 +3,7 @@
 //! Promises: input = emitted + duplicates + excluded + rejected, always; what was rejected or dropped from a row is
 //! written to the rejects file, line by line, and a few of each kind are kept as samples.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ const SAMPLES_EACH_MAX: usize = 3;
 const SHOWN_BYTES_MAX: usize = 300;
 
 /// What happened to a row, or to a part of it, that did not simply pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The row is not in the sitemap, because it cannot be.
@@ -28,7 +28,7 @@ pub enum Outcome {
 }
 
 /// One example.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// What happened.
     pub outcome: Outcome,
@@ -41,7 +41,7 @@ pub struct Sample {
 }
 
 /// Counts and samples of one run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Rows read.
     pub input: u64,

@@ -1,5 +1,6 @@
 //! The settings of one site's sitemap: a TOML file, read and checked whole before anything is done.
 
+use crate::build::DROP_PERCENT_MAX;
 use crate::cut::Limits;
 use crate::loc::BaseUrl;
 use jiff::tz::TimeZone;
@@ -40,6 +41,8 @@ struct File {
     publish: FilePublish,
     #[serde(default)]
     shards: FileShards,
+    #[serde(default)]
+    guard: FileGuard,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +75,12 @@ struct FileShards {
     level: Option<i32>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileGuard {
+    drop_percent_max: Option<u32>,
+}
+
 fn primary() -> String {
     "primary".to_owned()
 }
@@ -101,6 +110,8 @@ pub struct Site {
     pub limits: Limits,
     /// The compression level, 1 to 12.
     pub level: i32,
+    /// How many percent fewer URLs than before are believed.
+    pub drop_percent_max: u32,
 }
 
 /// An Athena query whose columns are those of [`crate::pages::COLUMNS`], `loc` at least.
@@ -158,6 +169,10 @@ impl Site {
         if !(1..=12).contains(&level) {
             return Err(wrong("shards.level", format!("is {level}: give 1 to 12")));
         }
+        let drop_percent_max = file.guard.drop_percent_max.unwrap_or(DROP_PERCENT_MAX);
+        if drop_percent_max > 100 {
+            return Err(wrong("guard.drop_percent_max", format!("is {drop_percent_max}: give 0 to 100")));
+        }
         Ok(Self {
             base,
             files_url: files_url.as_str().to_owned(),
@@ -166,6 +181,7 @@ impl Site {
             target: target(file.publish, &wrong)?,
             limits: Limits { urls_target, ..defaults },
             level,
+            drop_percent_max,
         })
     }
 }
@@ -261,6 +277,7 @@ mod tests {
             ("prefix = \"/a/b\"", "edge_ttl = 3", "edge_ttl"),
             ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),
             ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
+            ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
         ];
         for (good, bad, field) in cases {
             let text = GOOD.replace(good, bad);

@@ -10,6 +10,7 @@ use crate::pages::{COLUMNS, RawPage};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Longest row in a text file, in bytes.
 const ROW_BYTES_MAX: usize = 4 << 20;
@@ -91,11 +92,12 @@ enum Packing {
     Zstd,
 }
 
-/// Reads the page list at `path` into `sink`; the name tells the format.
+/// Reads the page list at `path` into `sink`; the name tells the format. Returns the XXH3-128 of the file as it lies
+/// there.
 ///
 /// # Errors
 /// A [`SourceError`] that names the file, the line and what to do.
-pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<u128, SourceError<T::Stop>> {
     let (format, packing) = kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })?;
     let open = |source| SourceError::Open { path: path.to_owned(), source };
     let file = File::open(path).map_err(open)?;
@@ -103,16 +105,48 @@ pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<(), SourceError<T::Sto
         return Err(open(io::Error::from(io::ErrorKind::IsADirectory)));
     }
     if format == Format::Parquet {
-        return parquet::read(path, file, sink);
+        parquet::read(path, file, sink)?;
+        return hash(path).map_err(open);
     }
-    let mut reader: Box<dyn Read> = match packing {
-        Packing::Plain => Box::new(file),
-        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(CHUNK_BYTES, file))),
-        Packing::Zstd => Box::new(zstd::Decoder::new(file).map_err(open)?),
+    let mut file = Hashed { file, hash: Xxh3::new() };
+    let text = |reader: &mut dyn Read, sink: &mut T| match format {
+        Format::Csv { delimiter } => csv::read(path, reader, delimiter, sink),
+        _ => ndjson::read(path, reader, sink),
     };
-    match format {
-        Format::Csv { delimiter } => csv::read(path, &mut reader, delimiter, sink),
-        _ => ndjson::read(path, &mut reader, sink),
+    match packing {
+        Packing::Plain => text(&mut file, sink),
+        Packing::Gzip => {
+            let buffered = io::BufReader::with_capacity(CHUNK_BYTES, &mut file);
+            text(&mut flate2::bufread::MultiGzDecoder::new(buffered), sink)
+        }
+        Packing::Zstd => text(&mut zstd::Decoder::new(&mut file).map_err(open)?, sink),
+    }?;
+    io::copy(&mut file, &mut io::sink()).map_err(open)?;
+    Ok(file.hash.digest128())
+}
+
+/// The XXH3-128 of the file at `path`.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn hash(path: &Path) -> io::Result<u128> {
+    let mut file = Hashed { file: File::open(path)?, hash: Xxh3::new() };
+    let mut buffer = vec![0; CHUNK_BYTES];
+    while file.read(&mut buffer)? > 0 {}
+    Ok(file.hash.digest128())
+}
+
+/// A file that hashes what is read of it.
+struct Hashed {
+    file: File,
+    hash: Xxh3,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(out)?;
+        self.hash.update(&out[..count]);
+        Ok(count)
     }
 }
 
@@ -199,6 +233,28 @@ pub(crate) mod tests {
         assert_eq!(kind(Path::new("b.parquet")), Some((Format::Parquet, Packing::Plain)));
         for bad in ["b", "b.gz", "b.txt", "b.parquet.gz"] {
             assert_eq!(kind(Path::new(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_of_the_file_as_it_lies_there() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let text = b"loc\n/a\n/b\n";
+        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zipped.write_all(text).unwrap();
+        let files = [
+            ("a.csv", text.to_vec()),
+            ("a.csv.gz", zipped.finish().unwrap()),
+            ("a.csv.zst", zstd::encode_all(&text[..], 1).unwrap()),
+        ];
+        for (name, bytes) in files {
+            let path = dir.path().join(name);
+            std::fs::write(&path, &bytes).unwrap();
+            let mut kept = Kept::default();
+            assert_eq!(read(&path, &mut kept).unwrap(), xxhash_rust::xxh3::xxh3_128(&bytes), "{name}");
+            assert_eq!(hash(&path).unwrap(), xxhash_rust::xxh3::xxh3_128(&bytes), "{name}");
+            assert_eq!(kept.pages.len(), 2);
         }
     }
 

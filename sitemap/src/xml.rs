@@ -15,6 +15,9 @@ const SHARD_HEAD: &[u8] =
 const SHARD_TAIL: &[u8] = b"</urlset>\n";
 const INDEX_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<sitemapindex xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\n";
+const ENTRY_HEAD: &[u8] = b"<sitemap><loc>";
+const ENTRY_MIDDLE: &[u8] = b"</loc><lastmod>";
+const ENTRY_TAIL: &[u8] = b"</lastmod></sitemap>\n";
 const INDEX_TAIL: &[u8] = b"</sitemapindex>\n";
 
 /// What a shard has beside its rows, in bytes.
@@ -32,27 +35,71 @@ pub fn write_shard(rows: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(SHARD_TAIL);
 }
 
-/// The index that names `shards`, whose files lie under `files_url`.
+/// A line of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The shard's file.
+    pub file: String,
+    /// When its rows last changed.
+    pub changed_at: String,
+}
+
+impl Entry {
+    /// The entry of `shard`.
+    #[must_use]
+    pub fn of(shard: &Shard) -> Self {
+        Self { file: shard.file.clone(), changed_at: shard.changed_at.clone() }
+    }
+}
+
+/// The index of `entries`, whose files lie under `files_url`.
 #[must_use]
-pub fn index<'a>(shards: impl Iterator<Item = &'a Shard>, files_url: &str) -> Vec<u8> {
+pub fn index(entries: &[Entry], files_url: &str) -> Vec<u8> {
     let mut out = INDEX_HEAD.to_vec();
-    for shard in shards {
-        out.extend_from_slice(b"<sitemap><loc>");
+    for entry in entries {
+        out.extend_from_slice(ENTRY_HEAD);
         write_entities(files_url.as_bytes(), &mut out);
         out.push(b'/');
-        write_entities(shard.file.as_bytes(), &mut out);
-        out.extend_from_slice(b"</loc><lastmod>");
-        out.extend_from_slice(shard.changed_at.as_bytes());
-        out.extend_from_slice(b"</lastmod></sitemap>\n");
+        write_entities(entry.file.as_bytes(), &mut out);
+        out.extend_from_slice(ENTRY_MIDDLE);
+        out.extend_from_slice(entry.changed_at.as_bytes());
+        out.extend_from_slice(ENTRY_TAIL);
     }
     out.extend_from_slice(INDEX_TAIL);
     out
+}
+
+/// The entries of an index that [`index`] made for the same `files_url`. What else stands in the bytes is not ours and
+/// is passed over.
+#[must_use]
+pub fn index_entries(bytes: &[u8], files_url: &str) -> Vec<Entry> {
+    let mut start = ENTRY_HEAD.to_vec();
+    write_entities(files_url.as_bytes(), &mut start);
+    start.push(b'/');
+    let entry = |line: &[u8]| {
+        let text = std::str::from_utf8(line.strip_prefix(start.as_slice())?).ok()?;
+        let (file, rest) = text.split_once(std::str::from_utf8(ENTRY_MIDDLE).ok()?)?;
+        let (changed_at, _) = rest.split_once('<')?;
+        let plain = !file.is_empty() && !file.contains(['/', '&', '<']);
+        plain.then(|| Entry { file: file.to_owned(), changed_at: changed_at.to_owned() })
+    };
+    bytes.split(|byte| *byte == b'\n').filter_map(entry).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::row::tests::row;
+
+    #[test]
+    fn an_index_is_read_back_and_what_is_not_ours_is_passed_over() {
+        let entry = |file: &str| Entry { file: file.to_owned(), changed_at: "2025-11-22T08:26:40Z".to_owned() };
+        let entries = [entry("sitemap-00001.xml.gz"), entry("sitemap-00002.xml.gz")];
+        let bytes = index(&entries, "https://a.example/x&y");
+        assert_eq!(index_entries(&bytes, "https://a.example/x&y"), entries);
+        assert_eq!(index_entries(&bytes, "https://b.example"), []);
+        assert_eq!(index_entries(b"<html>\n<sitemap><loc>https://a.example/", "https://a.example"), []);
+    }
 
     #[test]
     fn a_shard_is_its_frame_and_its_rows_to_the_byte() {

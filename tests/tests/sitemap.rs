@@ -22,13 +22,14 @@ struct Fixture {
     now_ms: i64,
     limits: Limits,
     sort_memory_bytes: usize,
+    drop_percent_max: u32,
 }
 
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { urls_target: 400, urls_max: 500, ..Limits::default() };
-        Self { dir, now_ms: NOW_MS, limits, sort_memory_bytes: 1 << 20 }
+        Self { dir, now_ms: NOW_MS, limits, sort_memory_bytes: 1 << 20, drop_percent_max: 50 }
     }
 
     fn out(&self) -> PathBuf {
@@ -45,6 +46,7 @@ impl Fixture {
         let policy = Policy { base: BaseUrl::parse(BASE).unwrap(), lastmod_zone: None, now_ms: self.now_ms };
         let options = Options {
             limits: self.limits,
+            drop_percent_max: self.drop_percent_max,
             sort_memory_bytes: self.sort_memory_bytes,
             ..Options::new(policy, format!("test-{}", self.now_ms))
         };
@@ -65,7 +67,8 @@ impl Fixture {
 
 /// Names as they stand in a Debian archive, awkward ones first; sorted as their addresses are.
 fn packages(count: usize) -> Vec<String> {
-    let awkward = ["0ad", "g++-12", "libstdc++6", "libc6.1", "a_b~rc1", "päckage", "x y", "a&b", "it's", "q?a=1&b=2", "日本"];
+    let awkward =
+        ["0ad", "g++-12", "libstdc++6", "libc6.1", "a_b~rc1", "päckage", "x y", "a&b", "it's", "q?a=1&b=2", "日本"];
     let mut names: Vec<String> = awkward.iter().map(|name| format!("/p/{name}")).collect();
     names.extend((0..count).map(|n| format!("/p/lib{n:06}+dfsg")));
     names
@@ -129,12 +132,12 @@ fn elements(xml: &[u8], root: &str, item: &str, allowed: &[&str]) -> Vec<BTreeMa
     loop {
         match reader.read_event().unwrap() {
             Event::Start(start) => {
-                let name = String::from_utf8(start.name().as_ref().to_vec()).unwrap();
+                let name = start.name().as_ref().to_owned();
                 match path.len() {
                     0 => {
                         assert_eq!(name, root);
                         let space = start.try_get_attribute("xmlns").unwrap().expect("a namespace");
-                        assert_eq!(space.value.as_ref(), b"http://www.sitemaps.org/schemas/sitemap/0.9");
+                        assert_eq!(space.value.as_ref(), "http://www.sitemaps.org/schemas/sitemap/0.9");
                     }
                     1 => {
                         assert_eq!(name, item);
@@ -142,7 +145,8 @@ fn elements(xml: &[u8], root: &str, item: &str, allowed: &[&str]) -> Vec<BTreeMa
                         at = 0;
                     }
                     _ => {
-                        let place = allowed[at..].iter().position(|tag| *tag == name).expect("a known element, in order");
+                        let place =
+                            allowed[at..].iter().position(|tag| *tag == name).expect("a known element, in order");
                         at += place + 1;
                         found.last_mut().unwrap().insert(name.clone(), String::new());
                     }
@@ -150,10 +154,10 @@ fn elements(xml: &[u8], root: &str, item: &str, allowed: &[&str]) -> Vec<BTreeMa
                 path.push(name);
             }
             Event::Text(text) if path.len() == 3 => {
-                found.last_mut().unwrap().get_mut(&path[2]).unwrap().push_str(&String::from_utf8_lossy(&text));
+                found.last_mut().unwrap().get_mut(&path[2]).unwrap().push_str(&text[..]);
             }
             Event::GeneralRef(name) if path.len() == 3 => {
-                let entity = format!("&{};", String::from_utf8_lossy(&name));
+                let entity = format!("&{};", &name[..]);
                 let plain = quick_xml::escape::unescape(&entity).unwrap().into_owned();
                 found.last_mut().unwrap().get_mut(&path[2]).unwrap().push_str(&plain);
             }
@@ -232,7 +236,10 @@ async fn one_edited_row_changes_one_shard_and_the_index_and_no_row_changes_nothi
     let second = fixture.files();
     let changed: Vec<_> = second.iter().filter(|(name, seen)| first[*name] != **seen).map(|(name, _)| name).collect();
     assert_eq!(changed.len(), 2, "{changed:?}");
-    assert_eq!((changed[0].as_str(), vec![changed[1].clone()]), ("sitemap-index.xml", outcome.published.files_rewritten));
+    assert_eq!(
+        (changed[1].as_str(), vec![changed[0].clone()]),
+        ("sitemap-index.xml", outcome.published.files_rewritten)
+    );
     assert_eq!(second.len(), first.len());
 
     let shards = outcome.manifest.shards;
@@ -301,6 +308,19 @@ async fn nothing_left_to_publish_leaves_the_last_good_sitemap() {
 }
 
 #[tokio::test]
+async fn far_fewer_pages_are_taken_for_a_truncated_list_unless_allowed() {
+    let mut fixture = Fixture::new();
+    fixture.build(&fixture.write("pages.csv", &csv(&rows(1000)))).await.unwrap();
+    let before = fixture.files();
+    let fewer = fixture.write("fewer.csv", &csv(&rows(400)));
+    let error = fixture.build(&fewer).await.unwrap_err().to_string();
+    assert!(error.contains("411 pages are left of 1011, more than 50 % fewer"), "{error}");
+    assert_eq!(fixture.files(), before);
+    fixture.drop_percent_max = 100;
+    assert_eq!(fixture.build(&fewer).await.unwrap().manifest.urls(), 411);
+}
+
+#[tokio::test]
 async fn two_runs_do_not_work_in_one_directory() {
     let fixture = Fixture::new();
     let held = Directory::open(&fixture.out()).unwrap();
@@ -311,7 +331,7 @@ async fn two_runs_do_not_work_in_one_directory() {
 
 #[tokio::test]
 async fn growth_splits_and_shrinking_merges_without_losing_a_page() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture { drop_percent_max: 100, ..Fixture::new() };
     let all = rows(4000);
     for (round, keep) in [(0, 3), (1, 2), (2, 1), (3, 4), (4, 40), (5, 1)] {
         fixture.now_ms += DAY_MS;

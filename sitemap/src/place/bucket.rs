@@ -4,6 +4,7 @@
 //! when it began; so two runs never mix unseen. A PUT whose answer was lost is recognised by the hash that the object
 //! carries. Types, caching and that hash are set here and nowhere else.
 
+use crate::build::Stray;
 use crate::keys;
 use crate::manifest::Shard;
 use crate::publish::{Place, PlaceError};
@@ -60,6 +61,21 @@ impl Bucket {
     #[must_use]
     pub fn is_intact(&self, shard: &Shard) -> bool {
         shard.stamp.is_some() && self.etag(&shard.file) == shard.stamp
+    }
+
+    /// Those of `files` that are there, with the hash that each carries.
+    ///
+    /// # Errors
+    /// Where one cannot be looked at.
+    pub async fn strays(&self, files: &[String]) -> Result<Vec<Stray>, PlaceError> {
+        let mut strays = Vec::new();
+        for file in files.iter().filter(|file| self.etag(file).is_some()) {
+            let head = self.s3.head_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
+            let head = head.map_err(|error| failed("looking at", file, &error))?;
+            let hash = head.metadata().and_then(|metadata| metadata.get(HASH)).cloned().unwrap_or_default();
+            strays.push(Stray { file: file.clone(), hash });
+        }
+        Ok(strays)
     }
 
     fn etag(&self, file: &str) -> Option<String> {

@@ -2,11 +2,14 @@
 //!
 //! Promises: one run at a time; every file appears whole, by a rename; the manifest is written last and is the commit.
 
-use crate::build::{self, BuildError, Options, hex};
+use crate::build::{self, BuildError, Options, Standing, Stray, hex};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError, Shard};
 use crate::publish::{self, Manner, Place, PlaceError, Published};
 use crate::report::Report;
+use crate::source;
+use crate::xml;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -89,8 +92,8 @@ impl Directory {
         }
     }
 
-    /// Builds the sitemap from `inputs`, publishes what changed and commits. `files_url` is where crawlers will find
-    /// the directory.
+    /// Builds the sitemap from `inputs`, unless they are the very files of the last run, publishes what changed and
+    /// commits. `files_url` is where crawlers will find the directory.
     ///
     /// # Errors
     /// A [`DirectoryError`]; what was published before stays valid.
@@ -100,18 +103,60 @@ impl Directory {
         options: &Options,
         files_url: &str,
     ) -> Result<Outcome, DirectoryError> {
+        let files_url = files_url.trim_end_matches('/');
         let previous = self.manifest(options.policy.base.as_str())?;
-        let built = build::from_files(inputs, &previous, &self.state, options, &|shard| self.is_intact(shard))?;
+        let settings = settings(options, files_url);
+        if let Some(report) = self.same_input(inputs, &settings, &previous, files_url) {
+            let published = Published { shards_unchanged: previous.shards.len(), ..Published::default() };
+            return Ok(self.outcome(report, published, previous));
+        }
+        // From here on the list of rejects is another run's.
+        remove(&self.state.join(keys::INPUT))?;
+        let strays = self.strays()?;
+        let standing = Standing { intact: &|shard| self.is_intact(shard), strays: &strays };
+        let (built, hashes) = build::from_files(inputs, &previous, &self.state, options, standing)?;
+        self.intend(&built.intent())?;
         let report = built.report.clone();
         let manner = Manner {
-            files_url: files_url.trim_end_matches('/').to_owned(),
+            files_url: files_url.to_owned(),
             edge_ttl: Duration::ZERO,
             grace_ms: 0,
             now_ms: options.policy.now_ms,
         };
         let (manifest, published) = publish::publish(self, built, &manner).await?;
         self.commit(&manifest, &previous)?;
-        Ok(Outcome { report, published, manifest, rejects: self.state.join(keys::REJECTS) })
+        let hashes = hashes.into_iter().map(hex).collect();
+        let sizes = inputs.iter().map(|input| size(input)).collect();
+        self.remember(&LastInput { settings, sizes, hashes, report: report.clone() })?;
+        Ok(self.outcome(report, published, manifest))
+    }
+
+    fn outcome(&self, report: Report, published: Published, manifest: Manifest) -> Outcome {
+        Outcome { report, published, manifest, rejects: self.state.join(keys::REJECTS) }
+    }
+
+    /// The account of the last run, where it had the same input and settings and all that it wrote is still there.
+    fn same_input(&self, inputs: &[PathBuf], settings: &str, manifest: &Manifest, files_url: &str) -> Option<Report> {
+        let last: LastInput = serde_json::from_slice(&fs::read(self.state.join(keys::INPUT)).ok()?).ok()?;
+        let entries: Vec<xml::Entry> = manifest.shards.iter().map(xml::Entry::of).collect();
+        let same = last.settings == settings
+            && last.sizes == inputs.iter().map(|input| size(input)).collect::<Vec<_>>()
+            && !self.state.join(keys::INTENT).exists()
+            && !manifest.shards.is_empty()
+            && manifest.shards.iter().all(|shard| self.is_intact(shard))
+            && fs::read(self.root.join(keys::INDEX)).ok()? == xml::index(&entries, files_url)
+            && inputs
+                .iter()
+                .zip(&last.hashes)
+                .all(|(input, hash)| source::hash(input).is_ok_and(|now| hex(now) == *hash));
+        same.then_some(last.report)
+    }
+
+    fn remember(&self, last: &LastInput) -> Result<(), DirectoryError> {
+        let path = self.state.join(keys::INPUT);
+        let bytes = serde_json::to_vec(last).map_err(io::Error::other);
+        let written = bytes.and_then(|bytes| write_whole(&self.state.join("input.new"), &path, &bytes));
+        written.map_err(|source| DirectoryError::Open { path, source })
     }
 
     /// The committed manifest, or an empty one.
@@ -122,7 +167,7 @@ impl Directory {
         let path = self.state.join(keys::MANIFEST);
         match fs::read(&path) {
             Ok(bytes) => Manifest::from_json(&bytes).map_err(|source| DirectoryError::Manifest { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::empty(base_url)),
+            Err(error) if is_missing(&error) => Ok(Manifest::empty(base_url)),
             Err(source) => Err(DirectoryError::Open { path, source }),
         }
     }
@@ -136,10 +181,38 @@ impl Directory {
         if manifest.shards == previous.shards && manifest.retired == previous.retired {
             return Ok(());
         }
-        let bytes = manifest.to_json().map_err(|error| ManifestError::Parse(error));
+        let bytes = manifest.to_json().map_err(ManifestError::Parse);
         let bytes = bytes.map_err(|source| DirectoryError::Manifest { path: path.clone(), source })?;
         write_whole(&self.state.join("manifest.new"), &path, &bytes)
-            .map_err(|source| DirectoryError::Open { path, source })
+            .map_err(|source| DirectoryError::Open { path, source })?;
+        self.intend(&[])
+    }
+
+    /// Notes which files are about to be written, so that the next run knows them if this one is killed.
+    fn intend(&self, files: &[String]) -> Result<(), DirectoryError> {
+        let path = self.state.join(keys::INTENT);
+        if files.is_empty() {
+            return remove(&path);
+        }
+        let bytes = serde_json::to_vec(files).map_err(io::Error::other);
+        let written = bytes.and_then(|bytes| write_whole(&self.state.join("intent.new"), &path, &bytes));
+        written.map_err(|source| DirectoryError::Open { path, source })
+    }
+
+    /// What a killed run left: of the files that it meant to write, those that are there and in no manifest.
+    fn strays(&self) -> Result<Vec<Stray>, DirectoryError> {
+        let path = self.state.join(keys::INTENT);
+        let files: Vec<String> = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| DirectoryError::Manifest { path, source: ManifestError::Parse(error) })?,
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
+            Err(source) => return Err(DirectoryError::Open { path, source }),
+        };
+        let stray = |file: String| {
+            let bytes = fs::read(self.root.join(&file)).ok()?;
+            Some(Stray { file, hash: hex(xxh3_128(&bytes)) })
+        };
+        Ok(files.into_iter().filter_map(stray).collect())
     }
 
     /// Size and time alone where they are as they were; where only the time differs (a copied directory), the bytes.
@@ -172,7 +245,7 @@ impl Place for Directory {
         let path = self.root.join(keys::INDEX);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(place_error("reading", &path, &error)),
         }
     }
@@ -181,10 +254,48 @@ impl Place for Directory {
         let path = self.root.join(file);
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(place_error("removing", &path, &error)),
         }
     }
+}
+
+/// What the last run was given, and its account.
+#[derive(Debug, Serialize, Deserialize)]
+struct LastInput {
+    settings: String,
+    sizes: Vec<Option<u64>>,
+    hashes: Vec<String>,
+    report: Report,
+}
+
+/// Everything beside the input that decides what is written.
+fn settings(options: &Options, files_url: &str) -> String {
+    let zone = options.policy.lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
+    format!(
+        "{} {} {files_url} {zone:?} {:?} {:?} {}",
+        crate::row::ROW_FORMAT,
+        options.policy.base.as_str(),
+        options.limits,
+        options.packing,
+        options.level
+    )
+}
+
+fn size(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.len())
+}
+
+/// Removes a file of the state; one that is not there is removed already.
+fn remove(path: &Path) -> Result<(), DirectoryError> {
+    match fs::remove_file(path) {
+        Err(source) if !is_missing(&source) => Err(DirectoryError::Open { path: path.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// What tells that a file was not touched: its size and time; and the size alone.

@@ -143,9 +143,8 @@ fn each<D: DataType>(
     }
     let mut values = values.iter();
     for at in 0..count {
-        if (!nullable || levels[at] == column.max_def_level())
-            && let Some(value) = values.next()
-        {
+        let present = levels.get(at).is_none_or(|level| *level == column.max_def_level());
+        if present && let Some(value) = values.next() {
             write(value, &mut texts.bytes);
         }
         texts.ends.push(texts.bytes.len());

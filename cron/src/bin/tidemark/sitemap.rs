@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::Limits;
-use tidemark_sitemap::build::Options;
+use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::directory::{Directory, Outcome};
@@ -49,6 +49,12 @@ pub(crate) struct BuildArgs {
     /// Compression level
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=12))]
     level: i32,
+    /// Write .xml instead of .xml.gz, for a server that compresses by itself
+    #[arg(long)]
+    plain: bool,
+    /// How many percent fewer URLs than before to believe; 100 allows any drop
+    #[arg(long, value_name = "PERCENT", default_value_t = DROP_PERCENT_MAX, value_parser = clap::value_parser!(u32).range(..=100))]
+    max_drop: u32,
     /// Print the outcome as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -77,7 +83,14 @@ async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let now_ms = Clock::system().now_ms();
     let limits = Limits { urls_target: args.target, ..Limits::default() };
     let policy = Policy { base, lastmod_zone, now_ms };
-    let options = Options { limits, level: args.level, ..Options::new(policy, format!("local-{now_ms}")) };
+    let packing = if args.plain { Packing::Plain } else { Packing::Gzip };
+    let options = Options {
+        limits,
+        packing,
+        level: args.level,
+        drop_percent_max: args.max_drop,
+        ..Options::new(policy, format!("local-{now_ms}"))
+    };
     let outcome = Directory::open(&args.out)?.build(&args.input, &options, files_url.as_str()).await?;
     let rejected = outcome.report.rejected_total();
     if args.json {

@@ -1,0 +1,242 @@
+//! What building a sitemap costs, in CPU time against what it could not cost less than, and in memory.
+//!
+//! Prints one JSON object a line. Both sides of a ratio run in turns in this process; medians count. Words on the
+//! command line choose benchmarks by name; `BENCH_ROWS` and `BENCH_RUNS` change the size.
+
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tidemark_sitemap::build::{Options, Packing};
+use tidemark_sitemap::loc::BaseUrl;
+use tidemark_sitemap::pages::Policy;
+use tidemark_sitemap::place::directory::{Directory, Outcome};
+
+type Failure = Box<dyn std::error::Error>;
+
+const BASE: &str = "https://www.example.com";
+/// The word that makes this program build once and tell its own peak memory.
+const MEASURE: &str = "measure-memory";
+
+fn main() -> Result<(), Failure> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if let [word, input, out] = words.as_slice()
+        && word == MEASURE
+    {
+        return measure_memory(Path::new(input), Path::new(out));
+    }
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (rows, runs) = (number("BENCH_ROWS", 4_000_000), number("BENCH_RUNS", 5));
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let input = dir.path().join("pages.csv");
+    let timed = ["build_level4", "build_level1", "unchanged", "unchanged_file", "peer_sitemap_rs"];
+    if timed.iter().any(|name| wanted(&format!("sitemap/{name}"))) {
+        write_pages(&input, rows)?;
+    }
+    for (name, level) in [("sitemap/build_level4", 4), ("sitemap/build_level1", 1)] {
+        if wanted(name) {
+            against_bare_gzip(name, dir.path(), &input, level, runs)?;
+        }
+    }
+    if wanted("sitemap/unchanged") || wanted("sitemap/unchanged_file") {
+        unchanged(dir.path(), &input, runs)?;
+    }
+    if wanted("sitemap/peer_sitemap_rs") {
+        against_sitemap_rs(dir.path(), &input, runs)?;
+    }
+    for (name, rows) in [("sitemap/memory_4k", 4_000), ("sitemap/memory_20m", 20_000_000)] {
+        if wanted(name) {
+            peak_memory(name, dir.path(), rows)?;
+        }
+    }
+    Ok(())
+}
+
+/// A sorted page list as shops have them, about 103 bytes a row, with dates that repeat little.
+fn write_pages(path: &Path, rows: u64) -> Result<(), Failure> {
+    const WORDS: [&str; 16] = [
+        "cotton", "shirt", "blue", "steel", "bottle", "garden", "lamp", "chair", "winter", "jacket", "wooden", "table",
+        "running", "shoes", "kitchen", "knife",
+    ];
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    out.write_all(b"loc,lastmod\n")?;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for row in 0..rows {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let word = |shift: u32| WORDS[(state >> shift) as usize & 15];
+        let (month, day) = ((state >> 20) % 11 + 1, (state >> 28) % 28 + 1);
+        let (hour, minute, second) = ((state >> 36) % 24, (state >> 42) % 60, (state >> 50) % 60);
+        writeln!(
+            out,
+            "{BASE}/catalog/{:04}/product-{row:08}-{}-{}-{}-{:04x},2025-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z",
+            row / 1000,
+            word(0),
+            word(4),
+            word(8),
+            (state >> 12) & 0xffff,
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn build(input: &Path, out: &Path, level: i32, packing: Packing) -> Result<Outcome, Failure> {
+    let policy = Policy { base: BaseUrl::parse(BASE)?, lastmod_zone: None, now_ms: 1_763_800_000_000 };
+    let options = Options { level, packing, ..Options::new(policy, "bench") };
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(Directory::open(out)?.build(&[input.to_owned()], &options, BASE))?)
+}
+
+/// Ours from CSV to gzip files, over libdeflate alone on the XML that comes of it.
+fn against_bare_gzip(name: &str, dir: &Path, input: &Path, level: i32, runs: u64) -> Result<(), Failure> {
+    let plain = dir.join("plain");
+    build(input, &plain, level, Packing::Plain)?;
+    let shards = shards(&plain)?.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
+    fs::remove_dir_all(&plain)?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::new(level).map_err(|_| "level")?);
+    let mut gzip = Vec::new();
+    for _ in 0..runs {
+        ours.push(cpu_s(|| build(input, &dir.join("out"), level, Packing::Gzip).map(drop))?);
+        fs::remove_dir_all(dir.join("out"))?;
+        bare.push(cpu_s(|| {
+            for xml in &shards {
+                gzip.resize(compressor.gzip_compress_bound(xml.len()), 0);
+                compressor.gzip_compress(xml, &mut gzip)?;
+            }
+            Ok(())
+        })?);
+    }
+    let (ours, bare) = (median(ours), median(bare));
+    print(name, ours, "cpu seconds", Some((ours / bare, "libdeflate alone on the same XML")), runs);
+    Ok(())
+}
+
+/// A first run, over a second one with equal rows in a changed file, and over one with the very same file.
+fn unchanged(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
+    let (mut first, mut second, mut third) = (Vec::new(), Vec::new(), Vec::new());
+    let out = dir.join("out");
+    for _ in 0..runs {
+        first.push(cpu_s(|| build(input, &out, 4, Packing::Gzip).map(drop))?);
+        File::options().append(true).open(input)?.write_all(b"\n")?;
+        let mut quiet = || {
+            let published = build(input, &out, 4, Packing::Gzip)?.published;
+            if published.index_written || !published.files_rewritten.is_empty() {
+                return Err("something was written".into());
+            }
+            Ok(())
+        };
+        second.push(cpu_s(&mut quiet)?);
+        third.push(cpu_s(&mut quiet)?);
+        fs::remove_dir_all(&out)?;
+    }
+    let (first, second, third) = (median(first), median(second), median(third));
+    print("sitemap/unchanged", second, "cpu seconds", Some((first / second, "a first run")), runs);
+    print("sitemap/unchanged_file", third, "cpu seconds", Some((first / third, "a first run")), runs);
+    Ok(())
+}
+
+/// From CSV to XML without compression, theirs over ours.
+fn against_sitemap_rs(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        ours.push(cpu_s(|| build(input, &dir.join("out"), 4, Packing::Plain).map(drop))?);
+        fs::remove_dir_all(dir.join("out"))?;
+        let peer = dir.join("peer");
+        fs::create_dir_all(&peer)?;
+        theirs.push(cpu_s(|| build_with_sitemap_rs(input, &peer))?);
+        fs::remove_dir_all(peer)?;
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    print(
+        "sitemap/peer_sitemap_rs",
+        ours,
+        "cpu seconds",
+        Some((theirs / ours, "sitemap-rs 0.7 with the csv crate")),
+        runs,
+    );
+    Ok(())
+}
+
+fn build_with_sitemap_rs(input: &Path, out: &Path) -> Result<(), Failure> {
+    let mut reader = csv::Reader::from_path(input)?;
+    let mut record = csv::ByteRecord::new();
+    let mut urls = Vec::new();
+    let mut number = 0;
+    let mut write = |urls: Vec<sitemap_rs::url::Url>| -> Result<(), Failure> {
+        number += 1;
+        let file = BufWriter::with_capacity(1 << 20, File::create(out.join(format!("{number}.xml")))?);
+        Ok(sitemap_rs::url_set::UrlSet::new(urls)?.write(file)?)
+    };
+    while reader.read_byte_record(&mut record)? {
+        let (loc, lastmod) = (std::str::from_utf8(&record[0])?, std::str::from_utf8(&record[1])?);
+        let lastmod = lastmod.parse::<jiff::Timestamp>()?.to_zoned(jiff::tz::TimeZone::UTC);
+        urls.push(sitemap_rs::url::Url::builder(loc.to_owned()).last_modified(lastmod).build()?);
+        if urls.len() == 40_000 {
+            write(std::mem::take(&mut urls))?;
+        }
+    }
+    if urls.is_empty() { Ok(()) } else { write(urls) }
+}
+
+/// The peak memory of a process of its own that builds from a sorted CSV.
+fn peak_memory(name: &str, dir: &Path, rows: u64) -> Result<(), Failure> {
+    let (input, out) = (dir.join("memory.csv"), dir.join("memory"));
+    write_pages(&input, rows)?;
+    let told = Command::new(std::env::current_exe()?).arg(MEASURE).arg(&input).arg(&out).output()?;
+    if !told.status.success() {
+        return Err(String::from_utf8_lossy(&told.stderr).into_owned().into());
+    }
+    let kib: f64 = String::from_utf8(told.stdout)?.trim().parse()?;
+    print(name, kib / 1024.0, "MiB", None, 1);
+    fs::remove_dir_all(out)?;
+    Ok(fs::remove_file(input)?)
+}
+
+#[expect(clippy::print_stdout, reason = "tells its parent")]
+fn measure_memory(input: &Path, out: &Path) -> Result<(), Failure> {
+    build(input, out, 4, Packing::Gzip)?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    println!("{}", peak.trim().trim_end_matches(" kB"));
+    Ok(())
+}
+
+fn shards(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;
+    let is_shard = |path: &PathBuf| path.is_file() && !path.ends_with(tidemark_sitemap::keys::INDEX);
+    let mut shards: Vec<PathBuf> = paths.into_iter().filter(is_shard).collect();
+    shards.sort();
+    Ok(shards)
+}
+
+fn cpu_s(work: impl FnOnce() -> Result<(), Failure>) -> Result<f64, Failure> {
+    let now_s = || {
+        let now = clock_gettime(ClockId::ProcessCPUTime);
+        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+    };
+    let start = now_s();
+    work()?;
+    Ok(now_s() - start)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[expect(clippy::print_stdout, reason = "the benchmark's answer")]
+fn print(name: &str, value: f64, unit: &str, ratio: Option<(f64, &str)>, runs: u64) {
+    let round = |number: f64| (number * 1000.0).round() / 1000.0;
+    let (ratio, against) = ratio.unzip();
+    let ratio = ratio.map(round);
+    let line = serde_json::json!({
+        "name": name, "value": round(value), "unit": unit, "ratio": ratio, "against": against, "runs": runs,
+    });
+    println!("{line}");
+}

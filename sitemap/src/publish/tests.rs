@@ -1,0 +1,216 @@
+//! Every way a run can be killed, against a place in memory that is looked at after every single write.
+
+use super::*;
+use crate::build::{Build, Options, Order, Standing, Stray, hex};
+use crate::cut::Limits;
+use crate::loc::BaseUrl;
+use crate::manifest::Shard;
+use crate::pages::{Policy, RawPage};
+use crate::source::Sink;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Mutex;
+use xxhash_rust::xxh3::xxh3_128;
+
+const BASE: &str = "https://a.example";
+const NOW_MS: i64 = 1_763_800_000_000;
+const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: xml::BYTES_MAX };
+
+type Input = BTreeMap<u32, u32>;
+
+/// What outlives a killed run: the files, the committed manifest and the intent.
+#[derive(Clone, Debug, PartialEq)]
+struct World {
+    files: BTreeMap<String, Vec<u8>>,
+    manifest: Manifest,
+    intent: Vec<String>,
+}
+
+/// The files of a world, with a fuse that burns at every write and a look at every state.
+struct Memory {
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Writes until the run is killed, in halves: before a write, or after it with its answer lost.
+    fuse: Mutex<usize>,
+    /// Pages that must be in an indexed shard at every instant.
+    must: BTreeSet<u32>,
+}
+
+impl Memory {
+    fn write(&self, file: &str, bytes: Option<Vec<u8>>) -> Result<(), PlaceError> {
+        let mut fuse = self.fuse.lock().unwrap();
+        let killed = || PlaceError { operation: "writing", file: file.to_owned(), message: "killed".to_owned() };
+        if *fuse == 0 {
+            return Err(killed());
+        }
+        {
+            let mut files = self.files.lock().unwrap();
+            match bytes {
+                Some(bytes) => files.insert(file.to_owned(), bytes),
+                None => files.remove(file),
+            };
+            let seen = crawl(&files).expect("the index names valid shards only");
+            let missing: Vec<_> = self.must.iter().filter(|page| !seen.contains_key(page)).collect();
+            assert!(missing.is_empty(), "after writing {file} no indexed shard holds {missing:?}");
+        }
+        if *fuse == 1 {
+            *fuse = 0;
+            return Err(killed());
+        }
+        *fuse -= 2;
+        Ok(())
+    }
+}
+
+impl Place for Memory {
+    async fn put_shard(&self, file: &str, staged: &Path) -> Result<String, PlaceError> {
+        let bytes = std::fs::read(staged).unwrap();
+        let stamp = hex(xxh3_128(&bytes));
+        self.write(file, Some(bytes)).map(|()| stamp)
+    }
+    async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
+        self.write(crate::keys::INDEX, Some(bytes.to_vec()))
+    }
+    async fn index(&self) -> Result<Option<Vec<u8>>, PlaceError> {
+        Ok(self.files.lock().unwrap().get(crate::keys::INDEX).cloned())
+    }
+    async fn remove(&self, file: &str) -> Result<(), PlaceError> {
+        self.write(file, None)
+    }
+}
+
+/// The pages that a crawler finds, with their lastmod's day; `None` where the index names a file that is not there.
+/// Where an index is not yet, nothing is.
+fn crawl(files: &BTreeMap<String, Vec<u8>>) -> Option<Input> {
+    let mut pages = Input::new();
+    let Some(index) = files.get(crate::keys::INDEX) else { return Some(pages) };
+    for entry in xml::index_entries(index, BASE) {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(files.get(&entry.file)?.as_slice()).read_to_string(&mut text).ok()?;
+        for line in text.lines().filter_map(|line| line.strip_prefix("<url><loc>https://a.example/")) {
+            pages.insert(line[..6].parse().ok()?, line[29..31].parse().ok()?);
+        }
+    }
+    Some(pages)
+}
+
+fn built(world: &World, input: &Input, work_dir: &Path) -> Built {
+    let policy = Policy { base: BaseUrl::parse(BASE).unwrap(), lastmod_zone: None, now_ms: NOW_MS };
+    let options = Options { limits: LIMITS, level: 1, drop_percent_max: 100, ..Options::new(policy, "run") };
+    let hash = |file: &str| world.files.get(file).map(|bytes| hex(xxh3_128(bytes)));
+    let intact = |shard: &Shard| hash(&shard.file).as_deref() == Some(&shard.file_hash);
+    let stray = |file: &String| Some(Stray { file: file.clone(), hash: hash(file)? });
+    let strays: Vec<Stray> = world.intent.iter().filter_map(stray).collect();
+    let standing = Standing { intact: &intact, strays: &strays };
+    let mut build = Build::new(world.manifest.clone(), work_dir, &options, Order::Given, standing).unwrap();
+    for (page, day) in input {
+        let (loc, lastmod) = (format!("/{page:06}"), format!("2025-01-{day:02}"));
+        let mut raw = RawPage::default();
+        (raw.fields[0], raw.fields[1]) = (loc.as_bytes(), lastmod.as_bytes());
+        build.page(&raw).unwrap();
+    }
+    build.finish().unwrap()
+}
+
+/// One run on `input` that is killed when the fuse has burnt; true where it ended by itself and committed.
+fn run(world: &mut World, input: &Input, fuse: usize, must: &BTreeSet<u32>, grace_ms: i64) -> bool {
+    let work_dir = tempfile::tempdir().unwrap();
+    let built = built(world, input, work_dir.path());
+    world.intent = built.intent();
+    let memory = Memory { files: Mutex::new(world.files.clone()), fuse: Mutex::new(fuse), must: must.clone() };
+    let manner = Manner { files_url: BASE.to_owned(), edge_ttl: Duration::ZERO, grace_ms, now_ms: NOW_MS };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let outcome = runtime.block_on(publish(&memory, built, &manner));
+    world.files = memory.files.into_inner().unwrap();
+    let Ok((manifest, _)) = outcome else { return false };
+    world.manifest = Manifest::from_json(&manifest.to_json().unwrap()).unwrap();
+    world.intent = Vec::new();
+    assert_eq!(crawl(&world.files).as_ref(), Some(input), "a run that ends leaves exactly its pages");
+    true
+}
+
+const UNHURT: usize = usize::MAX;
+
+fn start(input: &Input) -> World {
+    let manifest = Manifest::empty(BASE);
+    let mut world = World { files: BTreeMap::new(), manifest, intent: Vec::new() };
+    assert!(run(&mut world, input, UNHURT, &BTreeSet::new(), 0));
+    world
+}
+
+fn common(inputs: &[&Input]) -> BTreeSet<u32> {
+    let mut pages: BTreeSet<u32> = inputs[0].keys().copied().collect();
+    inputs.iter().for_each(|input| pages.retain(|page| input.contains_key(page)));
+    pages
+}
+
+/// Kills the run from `first` to `second` at every write, before it and after it, and lets runs on `second` and on
+/// `third` follow. Returns how many ways there were.
+fn kill_everywhere(first: &Input, second: &Input, third: &Input, grace_ms: i64) -> usize {
+    let before = start(first);
+    let mut unhurt = before.clone();
+    assert!(run(&mut unhurt, second, UNHURT, &common(&[first, second]), grace_ms));
+    for fuse in 0.. {
+        let mut world = before.clone();
+        if run(&mut world, second, fuse, &common(&[first, second]), grace_ms) {
+            assert_eq!(world, unhurt);
+            return fuse;
+        }
+        let mut resumed = world.clone();
+        assert!(run(&mut resumed, second, UNHURT, &common(&[first, second]), grace_ms));
+        assert_eq!(resumed, unhurt, "a run killed at {fuse} and repeated ends byte for byte like one that was not");
+        let mut other = world.clone();
+        assert!(run(&mut other, third, UNHURT, &common(&[first, second, third]), grace_ms));
+        let mut twice = world;
+        run(&mut twice, third, fuse, &common(&[first, second, third]), grace_ms);
+        assert!(run(&mut twice, first, UNHURT, &common(&[first, second, third]), grace_ms));
+    }
+    unreachable!("some fuse is long enough")
+}
+
+fn pages(pages: impl Iterator<Item = u32>) -> Input {
+    pages.map(|page| (page, 1)).collect()
+}
+
+#[test]
+fn a_run_killed_at_any_write_loses_no_page_and_is_mended() {
+    // The first shard splits, the second changes, the third nearly empties and joins the fourth, the edge grows.
+    let first = pages((0..200).map(|n| n * 10));
+    let mut second = first.clone();
+    second.extend((0..60).map(|n| (n * 5 + 1, 2)));
+    second.insert(500, 3);
+    second.retain(|page, _| !(800..1180).contains(page));
+    second.extend((0..70).map(|n| (3000 + n, 4)));
+    let mut third = pages((0..300).map(|n| n * 7));
+    third.extend((0..90).map(|n| (n * 10, 5)));
+    let ways = kill_everywhere(&first, &second, &third, 0);
+    assert!(ways > 12, "{ways} ways only");
+    kill_everywhere(&first, &second, &third, i64::MAX);
+    kill_everywhere(&second, &first, &third, 0);
+}
+
+#[test]
+fn nothing_changed_writes_nothing() {
+    let input = pages(0..150);
+    let mut world = start(&input);
+    let before = world.clone();
+    assert!(run(&mut world, &input, 0, &common(&[&input]), 0), "not one write");
+    assert_eq!(world, before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn random_changes_survive_every_kill(
+        first in proptest::collection::btree_map(0_u32..400, 1_u32..28, 60..250),
+        cuts in proptest::collection::vec((0_u32..400, 1_u32..120), 0..3),
+        more in proptest::collection::btree_map(0_u32..500, 1_u32..28, 1..150),
+        third in proptest::collection::btree_map(0_u32..500, 1_u32..28, 60..250),
+        grace_ms in prop_oneof![Just(0), Just(i64::MAX)],
+    ) {
+        let mut second = first.clone();
+        second.retain(|page, _| !cuts.iter().any(|(from, count)| (*from..from + count).contains(page)));
+        second.extend(more);
+        kill_everywhere(&first, &second, &third, grace_ms);
+    }
+}
