@@ -1,1 +1,4 @@
-//! Placeholder while the crate is laid out.
+//! What the tests of several crates share: seeded randomness, and batches as the mapping delivers them.
+
+pub mod batch;
+pub mod random;
