@@ -143,3 +143,19 @@ module "replay" {
     },
   )
 }
+
+# Each one is a change that a producer believes to be made. Its reason lies under quarantine/ in the bucket.
+resource "aws_cloudwatch_metric_alarm" "quarantined" {
+  alarm_name          = "${local.function_name}-quarantined"
+  alarm_description   = "Changes were refused: see quarantine/ in ${module.bucket.name} for each with its reason."
+  namespace           = "Tidemark"
+  metric_name         = "changes_quarantined"
+  dimensions          = { region = local.region }
+  statistic           = "Sum"
+  period              = 300
+  evaluation_periods  = 1
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = var.alarm_actions
+}
