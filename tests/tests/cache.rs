@@ -13,6 +13,7 @@ use tidemark_runtime::clock::Clock;
 use tidemark_runtime::settings::Settings;
 use tidemark_tests::batch::{self, Record, Stream};
 use tidemark_tests::random::{self, Random};
+use tidemark_tests::stall::StallingProxy;
 
 const LANES: u16 = 4;
 /// Random runs of the model test; each prints its seed where it fails.
@@ -25,7 +26,7 @@ fn lanes() -> Lanes {
 /// One region on a Redis of its own.
 struct World {
     region: Region,
-    _redis: RedisServer,
+    redis: RedisServer,
     connection: MultiplexedConnection,
     clients: RegionClients,
     bucket: String,
@@ -44,18 +45,10 @@ impl World {
                 .build();
             clients.s3.create_bucket().bucket(&bucket).create_bucket_configuration(place).send().await.unwrap();
         }
-        let table = BTreeMap::from([
-            ("AWS_REGION", name.to_owned()),
-            ("TIDEMARK_BUCKET", bucket.clone()),
-            ("TIDEMARK_SCOPE", scope.to_owned()),
-            ("TIDEMARK_LANES", LANES.to_string()),
-            ("TIDEMARK_REDIS_URL", redis.url()),
-        ]);
-        let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned())).unwrap();
-        let region = Region::new(settings, clients.s3.clone(), Clock::system()).unwrap();
+        let region = region(name, &bucket, scope, redis.url(), &clients);
         let client = redis::Client::open(redis.url()).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
-        Self { region, _redis: redis, connection, clients, bucket }
+        Self { region, redis, connection, clients, bucket }
     }
 
     async fn ask(&self, request: &Value) -> Value {
@@ -98,6 +91,19 @@ impl World {
         }
         found
     }
+}
+
+/// The regional function as its settings make it.
+fn region(name: &str, bucket: &str, scope: &str, redis_url: String, clients: &RegionClients) -> Region {
+    let table = BTreeMap::from([
+        ("AWS_REGION", name.to_owned()),
+        ("TIDEMARK_BUCKET", bucket.to_owned()),
+        ("TIDEMARK_SCOPE", scope.to_owned()),
+        ("TIDEMARK_LANES", LANES.to_string()),
+        ("TIDEMARK_REDIS_URL", redis_url),
+    ]);
+    let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned())).unwrap();
+    Region::new(settings, clients.s3.clone(), Clock::system()).unwrap()
 }
 
 fn new_stream() -> Stream {
@@ -286,6 +292,30 @@ async fn a_lane_that_does_not_prove_what_it_follows_is_left_alone() {
     let held = world.ask(&batch::replay(&set)).await;
     assert_eq!(held["lanes"][&name]["held"]["holder"], "run-1", "{held}");
     assert_eq!(world.get("k").await, None, "nothing was applied");
+}
+
+#[tokio::test]
+async fn commands_that_arrive_late_never_overwrite_newer_ones() {
+    let cloud = cloud();
+    let mut world = World::start(&cloud, HUB, "*").await;
+    let mut stream = new_stream();
+    world.begin(&mut stream).await;
+    let proxy = StallingProxy::start(world.redis.port(), "EXEC").await.unwrap();
+    let late = region(HUB, &world.bucket, "*", proxy.redis_url(), &world.clients);
+    let old = [stream.command(lanes(), &["SET", "k", "old"])];
+    let new = [stream.command(lanes(), &["SET", "k", "new"])];
+    // An invocation whose transaction is on the way when its time runs out; the batch is delivered again, and the next.
+    let request = batch::replay(&old).to_string();
+    let successors = async {
+        proxy.until_stalled().await;
+        world.ask(&batch::replay(&old)).await;
+        world.ask(&batch::replay(&new)).await;
+        proxy.let_go();
+    };
+    let (late, ()) = tokio::join!(late.answer(&request), successors);
+    let error = late.unwrap_err().to_string();
+    assert!(error.contains("written by somebody else"), "{error}");
+    assert_eq!(world.get("k").await.as_deref(), Some("new"));
 }
 
 #[tokio::test]
