@@ -121,10 +121,11 @@ module "cron" {
   }
 }
 
-# Retries have one owner: the runner inside. Lambda only keeps a start that it could not carry out yet.
+# The runner inside retries what a job meets, and then answers without an error. So Lambda only starts anew what was
+# killed or could not begin; the run has the same ID and goes on from its cursor.
 resource "aws_lambda_function_event_invoke_config" "cron" {
   function_name                = module.cron.name
-  maximum_retry_attempts       = 0
+  maximum_retry_attempts       = 2
   maximum_event_age_in_seconds = 3600
 }
 
