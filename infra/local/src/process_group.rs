@@ -4,8 +4,12 @@
 //! this process holds. When the pipe closes, because the group is dropped or because this process died of whatever
 //! cause, SIGKILL included, the guard kills the whole group: the server and all that it started (the functions'
 //! processes among them). No signal handler and no exit hook is needed for that.
+//!
+//! This process also adopts what a killed server leaves behind and collects it, so that not even zombies stay where
+//! the machine's first process does not collect them (in many containers).
 
 use crate::error::LocalError;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, waitpgid};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -27,6 +31,7 @@ impl ProcessGroup {
     /// # Errors
     /// The operating system's, when the guard or the command cannot be started.
     pub fn spawn(mut command: Command) -> io::Result<Self> {
+        set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut guard = Command::new("sh")
             .args(["-c", GUARD_SCRIPT])
             .stdin(Stdio::piped())
@@ -64,13 +69,14 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         drop(self.pipe.take());
-        // Both waits end: the guard kills the group as soon as the pipe is closed. If somebody killed the guard
-        // itself before, the server is killed here. Errors mean that there is nothing left to wait for.
-        let guard_killed_the_group = self.guard.wait().is_ok();
-        if !guard_killed_the_group || !matches!(self.server.try_wait(), Ok(Some(_))) {
-            let _ = self.server.kill();
-        }
+        // Killed from here too, in case somebody ended the guard before. Its ID is not given away until it is waited
+        // for. All of the group is dead now, so every wait ends; an error means that there is nothing left.
+        let group = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw);
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        let _ = self.guard.wait();
         let _ = self.server.wait();
+        // What the server had started belongs to this process now.
+        while group.is_some_and(|group| waitpgid(group, WaitOptions::empty()).is_ok()) {}
     }
 }
 
@@ -92,7 +98,7 @@ mod tests {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
-    /// The processes of process group `group` that are alive (zombies are not).
+    /// The processes of process group `group`, zombies included.
     fn members(group: u32) -> Vec<u32> {
         let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
         processes
@@ -102,7 +108,7 @@ mod tests {
                 let Ok(stat) = stat else { return false };
                 let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
                 let fields: Vec<&str> = fields.split(' ').collect();
-                fields[0] != "Z" && fields[2] == group.to_string()
+                fields[2] == group.to_string()
             })
             .collect()
     }
@@ -123,7 +129,7 @@ mod tests {
         let leader = group.guard.id();
         wait_until("guard, server and two grandchildren", || members(leader).len() == 4);
         drop(group);
-        wait_until("the group to be gone", || members(leader).is_empty());
+        assert!(members(leader).is_empty(), "not even zombies are left");
     }
 
     #[test]
@@ -138,12 +144,13 @@ mod tests {
 
     #[test]
     fn a_killed_guard_does_not_keep_the_server_alive_after_the_drop() {
-        let mut command = Command::new("sleep");
-        command.arg("300");
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 300 & wait"]);
         let mut group = ProcessGroup::spawn(command).unwrap();
         let leader = group.guard.id();
+        wait_until("guard, server and a grandchild", || members(leader).len() == 3);
         group.guard.kill().unwrap();
         drop(group);
-        wait_until("the group to be gone", || members(leader).is_empty());
+        assert!(members(leader).is_empty());
     }
 }
