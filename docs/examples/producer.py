@@ -5,7 +5,7 @@
     python producer.py delete user:1
 
 Settings: TIDEMARK_STREAM, TIDEMARK_LANES, and boto3's own (AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL,
-credentials). Prints lane, shard and sequence number as one JSON object.
+credentials). Prints lane, shard, sequence number and at_ms as one JSON object.
 """
 
 import argparse
@@ -59,7 +59,8 @@ class Producer:
             PartitionKey=str(number),
             Data=json.dumps(change, ensure_ascii=False).encode(),
         )
-        return {"lane": number, "shard": answer["ShardId"], "sequence_number": answer["SequenceNumber"]}
+        written = {"lane": number, "shard": answer["ShardId"], "sequence_number": answer["SequenceNumber"]}
+        return written | {"at_ms": change["at_ms"]}
 
     def set(self, key: bytes, value: bytes, ttl_ms: int | None = None) -> dict:
         """Sets a key; its life counts from now (`at_ms`), so it ends at the same instant in every region."""

@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tidemark_cache_sync::lane::Lanes;
 use tidemark_cache_sync::publish::Publisher;
 use tidemark_local::{
@@ -105,8 +105,7 @@ async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Resu
 }
 
 fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap()
+    Clock::system().now_ms()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const SERVER: &str = "the local cloud (ministack)";
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Access key and secret key that the local cloud takes. They are no secret: it checks nothing.

@@ -34,7 +34,7 @@ const MAPPING_BATCH_RECORDS: i32 = 1_000;
 const FORWARD_TIMEOUT_S: i32 = 120;
 const REPLAY_TIMEOUT_S: i32 = 60;
 const CRON_TIMEOUT_S: i32 = 900;
-const STATE_TIMEOUT: Duration = Duration::from_secs(30);
+const STATE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a deployment is made of.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long anything that crosses the road may take here, on a slow machine that does other work too.
-pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long nothing must change for a Redis to count as quiet.
 const QUIET: Duration = Duration::from_millis(500);
 

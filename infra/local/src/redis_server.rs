@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const SERVER: &str = "redis-server";
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const REMEDY: &str = "run infra/local/prerequisites, or install it (Debian, Ubuntu: apt-get install redis-server)";
 
 /// A running `redis-server` without persistence, with a directory of its own, killed on drop.

@@ -2,6 +2,7 @@
 
 use crate::cloud::{ACCESS_KEY, LocalCloud};
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 
@@ -35,6 +36,8 @@ pub fn sdk_config(cloud: &LocalCloud, region: &'static str) -> SdkConfig {
         .endpoint_url(cloud.endpoint())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .retry_config(RetryConfig::standard())
+        // The emulator answers nobody while a big query runs in it; that is no stalled connection.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .build()
 }
 
