@@ -124,15 +124,15 @@ fn unchanged(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
     for _ in 0..runs {
         first.push(cpu_s(|| build(input, &out, 4, Packing::Gzip).map(drop))?);
         File::options().append(true).open(input)?.write_all(b"\n")?;
-        let mut quiet = || {
+        let quiet = || {
             let published = build(input, &out, 4, Packing::Gzip)?.published;
             if published.index_written || !published.files_rewritten.is_empty() {
                 return Err("something was written".into());
             }
             Ok(())
         };
-        second.push(cpu_s(&mut quiet)?);
-        third.push(cpu_s(&mut quiet)?);
+        second.push(cpu_s(quiet)?);
+        third.push(cpu_s(quiet)?);
         fs::remove_dir_all(&out)?;
     }
     let (first, second, third) = (median(first), median(second), median(third));

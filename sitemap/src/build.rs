@@ -88,8 +88,8 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The page list cannot be read to its end.
-    #[error("{0}")]
-    Source(#[source] Box<SourceError<BuildError>>),
+    #[error(transparent)]
+    Source(Box<SourceError<BuildError>>),
     /// The rows are not in order, and this pass wanted them so. Only seen inside.
     #[error("rows are not in the order of their loc")]
     OutOfOrder,

@@ -138,14 +138,29 @@ fn numeric_offset(given: &str) -> Result<String, LastmodFault> {
 
 /// `YYYY-MM-DD` of a day that exists.
 fn is_date(text: &[u8]) -> bool {
-    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text else { return false };
-    let digits = [y1, y2, y3, y4, m1, m2, d1, d2];
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return false;
+    const LOW: [u8; 10] = *b"0000-00-00";
+    let Ok(text) = <&[u8; 10]>::try_from(text) else { return false };
+    fits(text, &LOW) && is_day(text)
+}
+
+/// Whether every byte is what `form` has there, any digit where it has `0`. Without branches, for vector instructions.
+#[inline(always)]
+fn fits<const N: usize>(text: &[u8; N], form: &[u8; N]) -> bool {
+    let mut wrong = 0;
+    for (byte, form) in text.iter().zip(form) {
+        let span = if *form == b'0' { 9 } else { 0 };
+        wrong |= u8::from(byte.wrapping_sub(*form) > span);
     }
+    wrong == 0
+}
+
+/// Whether digits in the places of a date are a day that exists.
+#[inline(always)]
+fn is_day(text: &[u8; 10]) -> bool {
+    let [y1, y2, y3, y4, _, m1, m2, _, d1, d2] = *text;
     let two = |a: u8, b: u8| u16::from(a - b'0') * 10 + u16::from(b - b'0');
     let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
-    year > 0 && (1..=12).contains(&month) && day >= 1 && day <= days_in(year, month)
+    year > 0 && (1..=12).contains(&month) && day >= 1 && (day <= 28 || day <= days_in(year, month))
 }
 
 fn days_in(year: u16, month: u16) -> u16 {
@@ -159,13 +174,11 @@ fn days_in(year: u16, month: u16) -> u16 {
 
 /// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
 fn is_utc_seconds(text: &[u8]) -> bool {
-    let &[.., b'T', h1, h2, b':', m1, m2, b':', s1, s2, b'Z'] = text else { return false };
-    text.len() == 20
-        && is_date(&text[..10])
-        && [h1, h2, m1, m2, s1, s2].iter().all(u8::is_ascii_digit)
-        && (h1 < b'2' || (h1 == b'2' && h2 < b'4'))
-        && m1 < b'6'
-        && s1 < b'6'
+    const LOW: [u8; 20] = *b"0000-00-00T00:00:00Z";
+    let Ok(text) = <&[u8; 20]>::try_from(text) else { return false };
+    let (h1, h2, m1, s1) = (text[11], text[12], text[14], text[17]);
+    let is_clock = (h1 < b'2' || (h1 == b'2' && h2 < b'4')) && m1 < b'6' && s1 < b'6';
+    fits(text, &LOW) && is_clock && text.first_chunk::<10>().is_some_and(is_day)
 }
 
 #[cfg(test)]

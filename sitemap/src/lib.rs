@@ -7,6 +7,7 @@
 
 pub mod athena;
 pub mod build;
+pub mod check;
 mod cut;
 pub mod keys;
 pub mod lastmod;

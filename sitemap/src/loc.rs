@@ -103,16 +103,17 @@ impl BaseUrl {
         format!("{}/{name}", self.prefix)
     }
 
-    /// Appends to `out` the address that `loc` names, absolute or a path under the base.
+    /// Appends to `out` the address that `loc` names, absolute or a path under the base. True where it may hold `&` or
+    /// `'`, which XML wants as entities.
     ///
     /// # Errors
     /// The [`LocFault`]; `out` then holds what it held before.
-    pub fn resolve(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
+    pub fn resolve(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<bool, LocFault> {
         let start = out.len();
         let loc = trim_spaces(loc);
-        let outcome = self.append(loc, out).and_then(|()| match out.len() - start {
+        let outcome = self.append(loc, out).and_then(|entities| match out.len() - start {
             0..LOC_CHARS_MIN => Err(LocFault::TooShort),
-            LOC_CHARS_MIN..=LOC_CHARS_MAX => Ok(()),
+            LOC_CHARS_MIN..=LOC_CHARS_MAX => Ok(entities),
             _ => Err(LocFault::TooLong),
         });
         if outcome.is_err() {
@@ -121,25 +122,21 @@ impl BaseUrl {
         outcome
     }
 
-    fn append(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
+    fn append(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<bool, LocFault> {
         if loc.is_empty() {
             return Err(LocFault::Missing);
         }
-        if is_clean(loc) {
-            if let Some(rest) = loc.strip_prefix(self.origin.as_bytes())
-                && matches!(rest.first(), None | Some(b'/' | b'?' | b'#'))
-                && rest.iter().filter(|byte| **byte == b'#').count() < 2
-            {
-                out.extend_from_slice(loc);
-                return Ok(());
-            }
-            if loc[0] == b'/' && loc.get(1) != Some(&b'/') && !loc.contains(&b'#') {
-                out.extend_from_slice(self.prefix.as_bytes());
-                out.extend_from_slice(loc);
-                return Ok(());
-            }
+        let (looked, base) = match loc.strip_prefix(self.origin.as_bytes()) {
+            Some(rest) if matches!(rest.first(), None | Some(b'/' | b'?')) => (look(rest), &[][..]),
+            None if loc[0] == b'/' && loc.get(1) != Some(&b'/') => (look(loc), self.prefix.as_bytes()),
+            _ => (Look::Foreign, &[][..]),
+        };
+        if looked == Look::Foreign {
+            return self.append_any(loc, out).map(|()| true);
         }
-        self.append_any(loc, out)
+        out.extend_from_slice(base);
+        out.extend_from_slice(loc);
+        Ok(looked == Look::Entities)
     }
 
     /// The slow road: any Unicode, any spelling of the host.
@@ -214,28 +211,60 @@ fn may_stand(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte)
 }
 
-/// True where no byte needs escaping whatever its neighbours are (`#` apart). Written as ranges without branches
-/// or early exits, so that the compiler turns it into vector instructions.
-fn is_clean(loc: &[u8]) -> bool {
-    const BLOCK: usize = 16;
-    let allowed = |b: u8| {
-        let range = |low: u8, high: u8| b.wrapping_sub(low) <= high - low;
-        // `!`, `#$`, `&` to `;`, `=`, `?` to `Z`, `_`, `a` to `z`, `~`.
-        (b == b'!')
-            | range(b'#', b'$')
-            | range(b'&', b';')
-            | (b == b'=')
-            | range(b'?', b'Z')
-            | (b == b'_')
-            | range(b'a', b'z')
-            | (b == b'~')
+/// What a look at a text tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nothing needs escaping, neither for a URI nor for XML.
+    Plain,
+    /// Nothing needs escaping for a URI; `&` or `'` is there.
+    Entities,
+    /// Something needs escaping, or may.
+    Foreign,
+}
+
+const BLOCK: usize = 16;
+
+/// Looks at a text without branches, block by block, so that the compiler turns it into vector instructions; the last
+/// block overlaps the one before.
+fn look(text: &[u8]) -> Look {
+    let (mut foreign, mut entities) = ([0; BLOCK], [0; BLOCK]);
+    let Some(last) = text.last_chunk::<BLOCK>() else {
+        let mut block = [b'a'; BLOCK];
+        block[..text.len()].copy_from_slice(text);
+        look_at(&block, &mut foreign, &mut entities);
+        return told(foreign, entities);
     };
-    let blocks = loc.chunks_exact(BLOCK);
-    let mut clean = blocks.remainder().iter().fold(true, |clean, b| clean & allowed(*b));
+    look_at(last, &mut foreign, &mut entities);
+    let (blocks, _) = text.as_chunks::<BLOCK>();
     for block in blocks {
-        clean &= block.iter().fold(true, |clean, b| clean & allowed(*b));
+        look_at(block, &mut foreign, &mut entities);
     }
-    clean
+    told(foreign, entities)
+}
+
+/// Marks every byte that is not `!`, `$`, `&` to `;`, `=`, `?` to `Z`, `_`, `a` to `z` or `~`, and every `&` and `'`.
+#[inline(always)]
+fn look_at(block: &[u8; BLOCK], foreign: &mut [u8; BLOCK], entities: &mut [u8; BLOCK]) {
+    for ((byte, foreign), entities) in block.iter().zip(foreign).zip(entities) {
+        let outside = |low: u8, high: u8| u8::from(byte.wrapping_sub(low) > high - low);
+        *foreign |= outside(b'&', b';')
+            & outside(b'?', b'Z')
+            & outside(b'a', b'z')
+            & outside(b'!', b'!')
+            & outside(b'$', b'$')
+            & outside(b'=', b'=')
+            & outside(b'_', b'_')
+            & outside(b'~', b'~');
+        *entities |= u8::from(byte.wrapping_sub(b'&') <= 1);
+    }
+}
+
+fn told(foreign: [u8; BLOCK], entities: [u8; BLOCK]) -> Look {
+    match (foreign == [0; BLOCK], entities == [0; BLOCK]) {
+        (true, true) => Look::Plain,
+        (true, false) => Look::Entities,
+        (false, _) => Look::Foreign,
+    }
 }
 
 fn trim_spaces(mut bytes: &[u8]) -> &[u8] {
@@ -385,9 +414,13 @@ mod tests {
         }
 
         #[test]
-        fn the_fast_look_agrees_with_the_table(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
-            let slow = bytes.iter().all(|b| may_stand(*b) || *b == b'#');
-            prop_assert_eq!(is_clean(&bytes), slow);
+        fn the_fast_look_agrees_with_the_table(bytes in proptest::collection::vec(prop_oneof![20 => 0x20_u8..0x7f, 1 => any::<u8>()], 0..70)) {
+            let slow = match (bytes.iter().all(|b| may_stand(*b)), bytes.iter().any(|b| b"&'".contains(b))) {
+                (true, false) => Look::Plain,
+                (true, true) => Look::Entities,
+                (false, _) => Look::Foreign,
+            };
+            prop_assert_eq!(look(&bytes), slow);
         }
     }
 }

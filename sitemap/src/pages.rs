@@ -59,10 +59,13 @@ impl Gate {
         let [loc, lastmod, changefreq, priority, index, status] = page.fields;
         self.ledger.report.input += 1;
         row::begin(out);
-        if let Err(fault) = self.policy.base.resolve(loc, out) {
-            self.ledger.note(Outcome::Rejected, &fault.to_string(), page.line, loc, "")?;
-            return Ok(false);
-        }
+        let entities = match self.policy.base.resolve(loc, out) {
+            Ok(entities) => entities,
+            Err(fault) => {
+                self.ledger.note(Outcome::Rejected, &fault.to_string(), page.line, loc, "")?;
+                return Ok(false);
+            }
+        };
         if (!index.is_empty() || !status.is_empty()) && self.is_excluded(loc, index, status, page.line)? {
             return Ok(false);
         }
@@ -72,7 +75,7 @@ impl Gate {
         }
         let changefreq = if changefreq.is_empty() { Changefreq::default() } else { self.changefreq(changefreq, page)? };
         let priority = if priority.is_empty() { priority } else { self.priority(priority, page)? };
-        row::finish(out, loc_end, changefreq, priority);
+        row::finish(out, loc_end, entities, changefreq, priority);
         Ok(true)
     }
 
@@ -132,7 +135,9 @@ impl Gate {
             out.truncate(start);
             return self.ledger.note(Outcome::Dropped, &fault.to_string(), line, text, "");
         }
-        if out[start..] >= *self.future_from.as_bytes() {
+        // The first eight bytes, as one number, tell of nearly every time that it is past.
+        let month = |text: &[u8]| text.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
+        if month(&out[start..]) >= month(self.future_from.as_bytes()) && out[start..] >= *self.future_from.as_bytes() {
             self.ledger.note(Outcome::Flagged, "lastmod is in the future", line, text, "")?;
         }
         Ok(())
@@ -157,7 +162,7 @@ impl Gate {
 }
 
 /// A decimal number from 0 to 1 of at most eight characters.
-fn is_priority(text: &[u8]) -> bool {
+pub(crate) fn is_priority(text: &[u8]) -> bool {
     let (whole, fraction) = match text.iter().position(|b| *b == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),
         None => (text, &b"0"[..]),

@@ -5,6 +5,7 @@
 //! shard manifest, since the rows' hashes depend on it.
 
 use crate::lastmod;
+use memchr::memchr2_iter;
 use std::cmp::Ordering;
 
 /// The version of the layout of a row, and so of every row hash.
@@ -50,11 +51,12 @@ pub fn begin(out: &mut Vec<u8>) {
 
 /// Completes a row whose loc ends at `loc_end` and whose lastmod fills the rest of `out`.
 ///
-/// The caller keeps the bounds: loc up to 2,047 bytes, lastmod up to 40, priority up to 8.
-pub fn finish(out: &mut Vec<u8>, loc_end: usize, changefreq: Changefreq, priority: &[u8]) {
+/// The caller keeps the bounds (loc up to 2,047 bytes, lastmod up to 40, priority up to 8), and says by `entities`
+/// whether the loc may hold `&` or `'`.
+pub fn finish(out: &mut Vec<u8>, loc_end: usize, entities: bool, changefreq: Changefreq, priority: &[u8]) {
     let loc = &out[HEADER_BYTES..loc_end];
     debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && out.len() - loc_end <= lastmod::LASTMOD_BYTES_MAX);
-    let (loc_len, entities) = (loc.len(), entity_bytes(loc));
+    let (loc_len, entities) = (loc.len(), if entities { entity_bytes(loc) } else { 0 });
     let lastmod_len = out.len() - loc_end;
     out.extend_from_slice(priority);
     out[0..2].copy_from_slice(&u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes());
@@ -180,7 +182,8 @@ pub(crate) fn texts_bytes(header: &[u8]) -> usize {
 
 /// What `&` and `'` add when they become entities. An escaped address holds none of `<`, `>` and `"`.
 fn entity_bytes(loc: &[u8]) -> usize {
-    loc.iter().map(|byte| usize::from(*byte == b'&') * 4 + usize::from(*byte == b'\'') * 5).sum()
+    let each = |at: usize| if loc[at] == b'&' { 4 } else { 5 };
+    memchr2_iter(b'&', b'\'', loc).map(each).sum()
 }
 
 /// Appends `text` with the five entities of the sitemap protocol.
@@ -209,7 +212,13 @@ pub(crate) mod tests {
         out.extend_from_slice(loc.as_bytes());
         let loc_end = out.len();
         out.extend_from_slice(lastmod.as_bytes());
-        finish(&mut out, loc_end, Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(), priority.as_bytes());
+        finish(
+            &mut out,
+            loc_end,
+            true,
+            Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(),
+            priority.as_bytes(),
+        );
         out
     }
 

@@ -7,6 +7,14 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use std::time::Duration;
 
+const TEMPLATE: &str = include_str!("site/template.toml");
+
+/// Commented settings of a site at `base_url`, to be edited.
+#[must_use]
+pub fn template(base_url: &str) -> String {
+    TEMPLATE.replace("https://www.example.com", base_url.trim_end_matches('/'))
+}
+
 /// Why a site's settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SiteError {
@@ -259,6 +267,16 @@ mod tests {
         assert_eq!((site.query.workgroup.as_str(), site.target.prefix.as_str()), ("primary", "a/b/"));
         assert_eq!((site.target.edge_ttl.as_secs(), site.target.grace_ms), (60, 86_400_000));
         assert_eq!((site.limits, site.level), (Limits::default(), 4));
+    }
+
+    #[test]
+    fn the_template_is_valid_as_it_is_and_with_every_setting_in_use() {
+        let site = Site::parse("template", &template("https://shop.example/")).unwrap();
+        assert_eq!(site.base.as_str(), "https://shop.example");
+        let setting = |line: &str| line.starts_with("# ") && line.contains(" = ") && !line.starts_with("#  ");
+        let all: Vec<&str> = TEMPLATE.lines().map(|line| if setting(line) { &line[2..] } else { line }).collect();
+        let site = Site::parse("template", &all.join("\n")).unwrap();
+        assert_eq!((site.limits, site.drop_percent_max, site.target.grace_ms), (Limits::default(), 50, 86_400_000));
     }
 
     #[test]

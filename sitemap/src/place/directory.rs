@@ -68,7 +68,16 @@ pub struct Directory {
     root: PathBuf,
     state: PathBuf,
     /// Locked as long as this lives.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    /// Lets go at once: closing alone would not, where a child that is being started has the file open, too.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(directory = %self.root.display(), %error, "the lock goes only with the process");
+        }
+    }
 }
 
 impl Directory {
@@ -86,7 +95,7 @@ impl Directory {
         let path = state.join(keys::LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed(&path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), state, _lock: lock }),
+            Ok(()) => Ok(Self { root: root.to_owned(), state, lock }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::Busy { path: root.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(&path)(source)),
         }
