@@ -122,13 +122,13 @@ impl Forward {
         for part in split(event)? {
             let answer = self.deliver(&part, BTreeMap::new(), false).await?;
             counts.add(answer.counts);
-            let behind = self.sort_out(&answer)?;
+            let (behind, refusal) = self.sort_out(&answer);
             if !behind.is_empty() {
                 counts.add(self.feed(&part, behind, deadline).await?);
             }
             // Last, so that what can be applied is applied before the batch is thrown back.
-            if let Some(held) = self.first_held(&answer) {
-                return Err(held);
+            if let Some(refusal) = refusal {
+                return Err(refusal);
             }
         }
         Ok(counts)
@@ -145,48 +145,41 @@ impl Forward {
         self.region.ask(&request).await
     }
 
-    /// The lanes that are to be fed.
-    fn sort_out(&self, answer: &ReplayAnswer) -> Result<BTreeMap<Lane, Behind>, ForwardError> {
-        let mut behind = BTreeMap::new();
+    /// The lanes that are to be fed, and why the batch must be thrown back whatever comes of them.
+    fn sort_out(&self, answer: &ReplayAnswer) -> (BTreeMap<Lane, Behind>, Option<ForwardError>) {
+        let (mut behind, mut refusal) = (BTreeMap::new(), None);
         for (lane, outcome) in &answer.lanes {
-            match outcome {
-                Outcome::Behind(found) => {
-                    self.check_feedable(*lane, found)?;
-                    behind.insert(*lane, found.clone());
-                }
+            let region = self.region.region().to_owned();
+            let refused = match outcome {
+                Outcome::Applied { .. } => None,
+                Outcome::Behind(found) => match self.why_not_feedable(found) {
+                    Some(why) => Some(ForwardError::NeedsResync { lane: *lane, region, why }),
+                    None => {
+                        behind.insert(*lane, found.clone());
+                        None
+                    }
+                },
+                Outcome::Held { holder } => Some(ForwardError::Held { lane: *lane, region, holder: holder.clone() }),
                 Outcome::OldGeneration { generation } => {
-                    let region = self.region.region().to_owned();
-                    return Err(ForwardError::OldGeneration { lane: *lane, region, newer: *generation });
+                    Some(ForwardError::OldGeneration { lane: *lane, region, newer: *generation })
                 }
-                Outcome::Applied { .. } | Outcome::Held { .. } => {}
-            }
+            };
+            refusal = refusal.or(refused);
         }
-        Ok(behind)
+        (behind, refusal)
     }
 
-    fn first_held(&self, answer: &ReplayAnswer) -> Option<ForwardError> {
-        answer.lanes.iter().find_map(|(lane, outcome)| match outcome {
-            Outcome::Held { holder } => Some(ForwardError::Held {
-                lane: *lane,
-                region: self.region.region().to_owned(),
-                holder: holder.clone(),
-            }),
-            _ => None,
-        })
-    }
-
-    /// Whether the stream proves what lies behind the lane's mark.
-    fn check_feedable(&self, lane: Lane, behind: &Behind) -> Result<(), ForwardError> {
+    /// What keeps the stream from proving what lies behind the lane's mark, if anything does.
+    fn why_not_feedable(&self, behind: &Behind) -> Option<&'static str> {
         let oldest_ms = self.clock.now_ms() - self.identity.retention_ms + RETENTION_MARGIN_MS;
-        let why = match (behind.reason, behind.arrival_ms) {
-            (Reason::OtherStream, _) => "its record speaks of another stream",
+        match (behind.reason, behind.arrival_ms) {
+            (Reason::OtherStream, _) => Some("its record speaks of another stream"),
             (_, None) if self.identity.created_ms < oldest_ms => {
-                "it has no mark, and the stream no longer reaches back to its beginning"
+                Some("it has no mark, and the stream no longer reaches back to its beginning")
             }
-            (_, Some(arrival_ms)) if arrival_ms < oldest_ms => "its mark is older than what the stream keeps",
-            _ => return Ok(()),
-        };
-        Err(ForwardError::NeedsResync { lane, region: self.region.region().to_owned(), why })
+            (_, Some(arrival_ms)) if arrival_ms < oldest_ms => Some("its mark is older than what the stream keeps"),
+            _ => None,
+        }
     }
 
     /// Reads the stream from the marks of the lanes that are behind up to the batch in hand, then joins them to it.
@@ -261,6 +254,11 @@ fn check_applied<'l>(
             Some(Outcome::Applied { .. }) => {}
             Some(Outcome::Held { holder }) => {
                 return Err(ForwardError::Held { lane: *lane, region: region.to_owned(), holder: holder.clone() });
+            }
+            // The stream was read from the mark on, so the heartbeat was lost before it.
+            Some(Outcome::Behind(Behind { reason: Reason::BrokenChain, .. })) => {
+                let why = "a heartbeat is missing on the stream behind its mark";
+                return Err(ForwardError::NeedsResync { lane: *lane, region: region.to_owned(), why });
             }
             _ => return Err(ForwardError::Overtaken { lane: *lane, region: region.to_owned() }),
         }

@@ -162,6 +162,8 @@ pub enum Reason {
     Failover,
     /// The mapping was made anew: what lies between is not proven.
     NewGeneration,
+    /// A heartbeat is missing before this batch: what else came before it may be missing too.
+    BrokenChain,
     /// The record speaks of another stream: only a resync helps.
     OtherStream,
 }

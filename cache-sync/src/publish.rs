@@ -10,6 +10,7 @@ use crate::lane::{Lane, Lanes};
 use crate::position::Position;
 use crate::protocol::Request;
 use crate::record::Heartbeat;
+use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::error::DisplayErrorContext;
 use aws_sdk_kinesis::primitives::Blob;
 use serde_json::{Value, json};
@@ -157,7 +158,9 @@ impl Publisher {
                 tokio::time::sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
             }
             let request = self.kinesis.put_record().stream_name(&self.stream).partition_key(lane.to_string());
-            match request.data(Blob::new(data.clone())).send().await {
+            // The tries are counted here, so the SDK makes only one.
+            let once = aws_sdk_kinesis::config::Builder::new().retry_config(RetryConfig::disabled());
+            match request.data(Blob::new(data.clone())).customize().config_override(once).send().await {
                 Ok(stored) => match stored.sequence_number().parse() {
                     Ok(sequence) => return Ok(sequence),
                     Err(error) => message = format!("{error}"),

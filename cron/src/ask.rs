@@ -59,10 +59,8 @@ impl Cron {
     async fn status(&self) -> Vec<RegionStatus> {
         let mut regions = Vec::new();
         for place in &self.settings.regions {
-            let answer = async {
-                let region = self.region(&place.region).await?;
-                Ok::<Status, anyhow::Error>(region.ask(&Request::Status {}).await?)
-            };
+            let answer =
+                async { Ok::<Status, anyhow::Error>(self.region(&place.region)?.ask(&Request::Status {}).await?) };
             let (status, error) = match answer.await {
                 Ok(status) => (Some(status), None),
                 Err(error) => (None, Some(format!("{error:#}"))),

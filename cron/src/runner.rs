@@ -14,6 +14,7 @@ use aws_sdk_lambda::types::InvocationType;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::publish::Publisher;
@@ -28,6 +29,8 @@ const ATTEMPTS_MAX: u32 = 3;
 const BACKOFF: Duration = Duration::from_secs(2);
 /// Progress is written at most this often, in milliseconds.
 const PROGRESS_EVERY_MS: i64 = 500;
+/// How long a lease stays with a run while its next part is started, in milliseconds.
+const HANDOVER_MS: i64 = 5 * 60_000;
 /// How much longer than a part its lease runs, in milliseconds.
 const LEASE_MARGIN_MS: i64 = 15_000;
 
@@ -54,9 +57,17 @@ pub struct Cron {
     /// The stream of changes.
     pub stream: Stream,
     clock: Clock,
+    regions: BTreeMap<String, RegionClients>,
     s3: aws_sdk_s3::Client,
     athena: aws_sdk_athena::Client,
     lambda: aws_sdk_lambda::Client,
+}
+
+/// What a job reaches of one region.
+#[derive(Debug)]
+struct RegionClients {
+    replay: RegionClient,
+    s3: aws_sdk_s3::Client,
 }
 
 /// What a job's part works with.
@@ -80,7 +91,15 @@ impl Cron {
     pub async fn new(settings: CronSettings, clock: Clock) -> Self {
         let hub = clients::config(None).await;
         let kinesis = aws_sdk_kinesis::Client::new(&hub);
+        let mut regions = BTreeMap::new();
+        for place in &settings.regions {
+            let config = clients::config(Some(&place.region)).await;
+            let lambda = aws_sdk_lambda::Client::new(&config);
+            let replay = RegionClient::new(lambda, &place.region, &settings.replay_function);
+            regions.insert(place.region.clone(), RegionClients { replay, s3: clients::s3(&config) });
+        }
         Self {
+            regions,
             publisher: Publisher::new(kinesis.clone(), &settings.stream, settings.lanes, clock.clone()),
             stream: Stream::new(kinesis, &settings.stream),
             s3: clients::s3(&hub),
@@ -95,15 +114,21 @@ impl Cron {
     ///
     /// # Errors
     /// Where there is no such region.
-    pub async fn region(&self, region: &str) -> anyhow::Result<RegionClient> {
-        let place = self.settings.region(region).map_err(anyhow::Error::msg)?;
-        let lambda = aws_sdk_lambda::Client::new(&clients::config(Some(&place.region)).await);
-        Ok(RegionClient::new(lambda, &place.region, &self.settings.replay_function))
+    pub fn region(&self, region: &str) -> anyhow::Result<&RegionClient> {
+        Ok(&self.clients(region)?.replay)
     }
 
     /// An S3 client of `region`.
-    pub async fn s3(&self, region: &str) -> aws_sdk_s3::Client {
-        clients::s3(&clients::config(Some(region)).await)
+    ///
+    /// # Errors
+    /// Where there is no such region.
+    pub fn s3(&self, region: &str) -> anyhow::Result<&aws_sdk_s3::Client> {
+        Ok(&self.clients(region)?.s3)
+    }
+
+    fn clients(&self, region: &str) -> anyhow::Result<&RegionClients> {
+        self.settings.region(region).map_err(anyhow::Error::msg)?;
+        self.regions.get(region).context("a region without clients")
     }
 
     /// What the sitemap job works with.
@@ -197,16 +222,17 @@ impl Cron {
             }
             Ok(Part::Continue(cursor)) => {
                 context.held.document.state.cursor = Some(cursor);
-                context.held.release().await?;
+                // The next part is the same holder; nobody else may begin in between and drop the cursor.
+                context.held.commit(self.clock.now_ms() + HANDOVER_MS).await?;
                 self.put_record(&mut context.record).await?;
                 self.invoke_next(&context.run, trigger).await?;
                 Ok(context.record)
             }
             Err(error) => {
-                // The cursor stays: the same run, triggered again, goes on where this attempt ended.
-                let released = context.held.release().await;
-                let record = self.fail(context.record, &error).await?;
-                released.map(|()| record).context(format!("{error:#}"))
+                // The cursor stays: the same run, triggered again, goes on where this attempt ended. Where the lease is
+                // another execution's by now, the record is its as well.
+                context.held.release().await.with_context(|| format!("run {}: {error:#}", context.run))?;
+                self.fail(context.record, &error).await
             }
         }
     }

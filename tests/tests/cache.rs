@@ -348,6 +348,29 @@ async fn a_fed_lane_takes_only_what_follows_its_mark_and_is_ready_when_joined() 
 }
 
 #[tokio::test]
+async fn a_missing_heartbeat_stops_the_lane_until_it_is_found() {
+    let cloud = cloud();
+    let mut world = World::start(&cloud, HUB, "*").await;
+    let mut stream = new_stream();
+    world.begin(&mut stream).await;
+    let lane = lanes().of_key(b"k");
+    let name = lane.to_string();
+    let mut beat = |number: u64| stream.record(lane, &json!({"v": 1, "heartbeat": number, "at_ms": 1}));
+    let (second, third) = (beat(2), beat(3));
+    let set = stream.command(lanes(), &["SET", "k", "1"]);
+    let delivered = [third, set];
+    let broken = world.ask(&batch::replay(&delivered)).await;
+    assert_eq!(broken["lanes"][&name]["behind"]["reason"], "broken_chain", "{broken}");
+    assert_eq!(world.get("k").await, None, "nothing was applied");
+    let id = world.replication_id().await;
+    let mark = broken["lanes"][&name]["behind"]["mark"].clone();
+    let fed = world.ask(&batch::follow(&[second], [(lane, mark)], &id, false)).await;
+    let mark = fed["lanes"][&name]["applied"]["mark"].clone();
+    world.ask(&batch::follow(&delivered, [(lane, mark)], &id, true)).await;
+    assert_eq!(world.get("k").await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
 async fn a_collection_command_on_an_absent_key_creates_nothing() {
     let cloud = cloud();
     let mut world = World::start(&cloud, HUB, "*").await;

@@ -11,6 +11,8 @@ use tidemark_runtime::settings::{SettingError, Settings};
 
 /// Connections that a batch uses at once: lanes in parallel over two hide the round trip of the fence.
 pub(super) const CONNECTIONS: usize = 2;
+/// SET with PXAT came with 6.2.
+const VERSION_MIN: (u32, u32) = (6, 2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -113,21 +115,33 @@ impl Connections {
             .map_err(redis_error("connecting"))?;
         let info: String = redis::cmd("INFO").query_async(&mut redis).await.map_err(redis_error("INFO"))?;
         let info = parse_info(&info);
-        check_eviction(info.get("maxmemory_policy").map_or("", String::as_str))?;
-        let version = info.get("redis_version").cloned().unwrap_or_default();
-        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-        Ok(Connection { redis, server: Server { has_expire_time: major >= 7, version } })
+        Ok(Connection { redis, server: Server::checked(&info)? })
     }
 }
 
-/// Lane records have no expiry, so only the `allkeys` policies could evict them.
-fn check_eviction(policy: &str) -> Result<(), RegionError> {
-    if policy.starts_with("allkeys") {
-        return Err(RegionError::Misconfigured(format!(
-            "maxmemory-policy {policy} may evict lane records: use volatile-lru, volatile-ttl or noeviction"
-        )));
+impl Server {
+    /// What INFO says of a server, where it is one that can be used.
+    fn checked(info: &HashMap<String, String>) -> Result<Self, RegionError> {
+        let field = |name: &str| info.get(name).map_or("", String::as_str);
+        let policy = field("maxmemory_policy");
+        // Lane records have no expiry, so only these policies could evict them.
+        if policy.starts_with("allkeys") {
+            return Err(RegionError::Misconfigured(format!(
+                "maxmemory-policy {policy} may evict lane records: use volatile-lru, volatile-ttl or noeviction"
+            )));
+        }
+        if field("cluster_enabled") == "1" {
+            let reason = "this Redis is in cluster mode, which is not supported yet: use one without cluster mode";
+            return Err(RegionError::Misconfigured(reason.to_owned()));
+        }
+        let version = field("redis_version").to_owned();
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if release < VERSION_MIN {
+            return Err(RegionError::Misconfigured(format!("Redis {version} is too old: use 6.2 or newer, or Valkey")));
+        }
+        Ok(Self { has_expire_time: release.0 >= 7, version })
     }
-    Ok(())
 }
 
 /// The fields of an INFO answer.
@@ -146,12 +160,25 @@ pub(super) fn redis_error(operation: impl Into<String>) -> impl FnOnce(redis::Re
 mod tests {
     use super::*;
 
+    fn checked(fields: &[(&str, &str)]) -> Result<Server, RegionError> {
+        let info = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Server::checked(&info)
+    }
+
     #[test]
-    fn a_policy_that_may_evict_lane_records_is_refused() {
-        assert!(check_eviction("allkeys-lru").unwrap_err().to_string().contains("volatile-lru"));
-        for fine in ["noeviction", "volatile-lru", "volatile-ttl", ""] {
-            check_eviction(fine).unwrap();
+    fn a_server_that_cannot_be_used_is_refused_with_what_to_use() {
+        let version = ("redis_version", "7.0.15");
+        for (fields, words) in [
+            ([version, ("maxmemory_policy", "allkeys-lru")], "volatile-lru"),
+            ([version, ("cluster_enabled", "1")], "without cluster mode"),
+            ([("redis_version", "6.0.16"), ("cluster_enabled", "0")], "6.2 or newer"),
+        ] {
+            assert!(checked(&fields).unwrap_err().to_string().contains(words), "{fields:?}");
         }
+        for policy in ["noeviction", "volatile-lru", "volatile-ttl"] {
+            assert!(checked(&[version, ("maxmemory_policy", policy)]).unwrap().has_expire_time);
+        }
+        assert!(!checked(&[("redis_version", "6.2.7")]).unwrap().has_expire_time);
     }
 
     #[test]

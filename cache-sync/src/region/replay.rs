@@ -143,11 +143,15 @@ impl Region {
         if let Some(refusal) = refusal(&view, lane, request) {
             return Ok((refusal, Counts::default()));
         }
-        let View { record, producers: mut last_seqs, replication_id } = view;
         let mut counts = Counts::default();
         let delivered = steps.len();
-        steps.retain(|step| Some(&step.position) > record.as_ref().and_then(|record| record.mark.as_ref()));
+        let mark = view.record.as_ref().and_then(|record| record.mark.as_ref());
+        steps.retain(|step| Some(&step.position) > mark);
         counts.skipped = (delivered - steps.len()) as u64;
+        if breaks_chain(view.record.as_ref(), &steps) {
+            return Ok((behind(&view, Reason::BrokenChain), counts));
+        }
+        let View { record, producers: mut last_seqs, replication_id } = view;
         let mut record = next_record(record, request, lane, &replication_id);
         let joins = request.join && request.follows.contains_key(&lane);
         let mut chunks = cut(&steps).peekable();
@@ -318,14 +322,6 @@ impl Step<'_> {
 /// Why the lane does not take this batch, if it does not.
 fn refusal(view: &View, lane: Lane, request: &Replay<'_>) -> Option<Outcome> {
     let record = view.record.as_ref();
-    let behind = |reason| {
-        Some(Outcome::Behind(Behind {
-            reason,
-            mark: record.and_then(|record| record.mark.clone()),
-            arrival_ms: record.and_then(|record| record.arrival_ms),
-            replication_id: view.replication_id.clone(),
-        }))
-    };
     if let Some(LaneRecord { state: State::Held(holder), .. }) = record {
         return Some(Outcome::Held { holder: holder.clone() });
     }
@@ -334,24 +330,53 @@ fn refusal(view: &View, lane: Lane, request: &Replay<'_>) -> Option<Outcome> {
     {
         return Some(Outcome::OldGeneration { generation: record.generation });
     }
-    if record.is_some_and(|record| record.stream.as_ref().is_some_and(|stream| *stream != request.stream)) {
-        return behind(Reason::OtherStream);
-    }
-    if let Some(follows) = request.follows.get(&lane) {
+    let reason = if record.is_some_and(|record| record.stream.as_ref().is_some_and(|stream| *stream != request.stream))
+    {
+        Some(Reason::OtherStream)
+    } else if let Some(follows) = request.follows.get(&lane) {
         let mark = record.and_then(|record| record.mark.as_ref());
         let exact = mark == follows.mark.as_ref() && view.replication_id == follows.replication_id;
-        return if exact { None } else { behind(Reason::Feeding) };
-    }
-    let Some(record) = record else { return behind(Reason::NoRecord) };
+        (!exact).then_some(Reason::Feeding)
+    } else {
+        unproven(view, request)
+    };
+    reason.map(|reason| behind(view, reason))
+}
+
+/// What keeps the lane record from proving that what the mapping delivers follows it, if anything does.
+fn unproven(view: &View, request: &Replay<'_>) -> Option<Reason> {
+    let Some(record) = &view.record else { return Some(Reason::NoRecord) };
     if record.state == State::Feeding {
-        behind(Reason::Feeding)
+        Some(Reason::Feeding)
     } else if record.replication_id.as_ref() != Some(&view.replication_id) {
-        behind(Reason::Failover)
+        Some(Reason::Failover)
     } else if record.generation < request.generation {
-        behind(Reason::NewGeneration)
+        Some(Reason::NewGeneration)
     } else {
         None
     }
+}
+
+fn behind(view: &View, reason: Reason) -> Outcome {
+    let record = view.record.as_ref();
+    Outcome::Behind(Behind {
+        reason,
+        mark: record.and_then(|record| record.mark.clone()),
+        arrival_ms: record.and_then(|record| record.arrival_ms),
+        replication_id: view.replication_id.clone(),
+    })
+}
+
+/// Whether a heartbeat is missing between the lane record and the end of these steps. A number that was seen comes again
+/// where the job that publishes them was repeated, and breaks nothing.
+fn breaks_chain(record: Option<&LaneRecord>, steps: &[Step<'_>]) -> bool {
+    let mut last = record.and_then(|record| record.heartbeat);
+    steps.iter().any(|step| {
+        let What::Heartbeat(number) = step.what else { return false };
+        let breaks = last.is_some_and(|last| number > last + 1);
+        last = last.max(Some(number));
+        breaks
+    })
 }
 
 /// The record as this batch will leave it, but for the mark.

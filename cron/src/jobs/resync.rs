@@ -93,7 +93,7 @@ async fn begin(context: &mut Context<'_>, source: &RegionPlace, target: &RegionP
     let manifest = snapshot::take(context, &source.region).await?;
     context.progress(&format!("listing the keys of {}", target.region), 0, 0).await;
     let run = context.run.to_string();
-    let listing: Listing = context.cron.region(&target.region).await?.ask(&Request::List { run }).await?;
+    let listing: Listing = context.cron.region(&target.region)?.ask(&Request::List { run }).await?;
     Ok(Cursor { manifest, listing: listing.parts, next_lane: 0, total: Loaded::default() })
 }
 
@@ -107,7 +107,7 @@ async fn lane_over(
     let of_lane = |parts: &[ObjectPart]| parts.iter().filter(|part| part.lane == lane).cloned().collect::<Vec<_>>();
     let values = of_lane(&cursor.manifest.parts);
     copy(context, source, target, &values).await?;
-    let region = context.cron.region(&target.region).await?;
+    let region = context.cron.region(&target.region)?;
     let holder = context.run.to_string();
     let held: HeldLane = region.ask(&Request::Hold { lane, holder: holder.clone() }).await?;
     let marks = cursor.manifest.lanes.get(&lane);
@@ -142,7 +142,7 @@ async fn copy(
     if source.bucket == target.bucket {
         return Ok(());
     }
-    let s3 = context.cron.s3(&target.region).await;
+    let s3 = context.cron.s3(&target.region)?;
     futures::stream::iter(parts)
         .map(|part| {
             let request = s3.copy_object().bucket(&target.bucket).key(&part.object);
@@ -183,7 +183,7 @@ async fn write_tail(
         return Err(StreamError::NotReached { lane, until: until.sequence.as_str().to_owned() }.into());
     }
     let object = keys::tail(context.run.as_str(), lane);
-    let s3 = context.cron.s3(&target.region).await;
+    let s3 = context.cron.s3(&target.region)?;
     let put = s3.put_object().bucket(&target.bucket).key(&object).body(tail.into()).send().await;
     put.with_context(|| format!("writing {object} to {}", target.bucket))?;
     Ok(Some(object))

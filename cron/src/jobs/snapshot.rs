@@ -24,7 +24,7 @@ pub async fn run(context: &mut Context<'_>) -> anyhow::Result<Part> {
 pub(super) async fn take(context: &mut Context<'_>, region: &str) -> anyhow::Result<Manifest> {
     context.progress(&format!("taking a snapshot of {region}"), 0, 0).await;
     let id = format!("{}-{}", context.run, context.attempt);
-    let manifest: Manifest = context.cron.region(region).await?.ask(&Request::Snapshot { id }).await?;
+    let manifest: Manifest = context.cron.region(region)?.ask(&Request::Snapshot { id }).await?;
     if manifest.lanes_count != context.cron.settings.lanes.count() {
         return Err(anyhow!(
             "{region} counts {} lanes, this function {}: TIDEMARK_LANES must be equal everywhere",
