@@ -271,6 +271,7 @@ mod tests {
             let kept = parse("loc,lastmod\n/a\n/b,1,2\n\"/c\"x,1\n/d,\n", step).unwrap();
             assert_eq!(locs(&kept), [(5, "/d")]);
             assert_eq!(kept.refused.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3, 4]);
+            assert!(kept.refused[2].1.contains("closing quote"), "{:?}", kept.refused[2]);
         }
     }
 
