@@ -46,7 +46,7 @@ pub enum Request<'a> {
         holder: String,
     },
     /// Rewrite a held lane and let it go.
-    Load(Load),
+    Load(Box<Load>),
 }
 
 /// A batch with what forward must tell.

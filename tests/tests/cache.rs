@@ -1,5 +1,7 @@
 //! The regional function against a real Redis and the local cloud's S3: what replay, snapshot and load promise.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What a sitemap promises to whoever fetches it and to whoever builds it again, from files, without a cloud.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
 use quick_xml::events::Event;
 use std::collections::BTreeMap;
 use std::fs;

@@ -129,7 +129,7 @@ async fn lane_over(
         stream: identity.id,
         scope: cursor.manifest.scope.clone(),
     };
-    Ok(region.ask(&Request::Load(load)).await?)
+    Ok(region.ask(&Request::Load(Box::new(load))).await?)
 }
 
 /// Copies a snapshot's parts into the target's bucket: a region reads only its own.

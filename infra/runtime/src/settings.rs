@@ -26,8 +26,10 @@ pub enum SettingError {
     },
 }
 
+type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// A source of settings: the process environment, or a table in tests.
-pub struct Settings<'a>(Box<dyn Fn(&str) -> Option<String> + 'a>);
+pub struct Settings<'a>(Box<Lookup<'a>>);
 
 impl Settings<'static> {
     /// The process environment.
