@@ -1,6 +1,6 @@
 //! The regional function: the only thing that talks to a region's Redis.
 //!
-//! It answers the requests of [`crate::protocol`]. One file an operation; all that writes goes through [`fence`].
+//! It answers the requests of [`crate::protocol`]. One file an operation; all that writes goes through `fence`.
 
 mod commands;
 mod connection;
