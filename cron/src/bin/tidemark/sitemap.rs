@@ -28,7 +28,7 @@ pub(crate) enum SitemapCommand {
     },
     /// Print commented settings of a site, to be edited and stored as sites/NAME.toml in the state bucket
     Init {
-        /// The site, as in https://www.example.com
+        /// The site, as in `https://www.example.com`
         #[arg(long, value_name = "URL", default_value = "https://www.example.com")]
         base_url: String,
     },
@@ -40,7 +40,7 @@ pub(crate) struct BuildArgs {
     /// Page list: .csv, .tsv, .ndjson or .jsonl (also .gz or .zst), or .parquet, with a column loc; may be repeated
     #[arg(long, required = true, value_name = "FILE")]
     input: Vec<PathBuf>,
-    /// The site, as in https://www.example.com; relative pages lie under it, others must be on its host
+    /// The site, as in `https://www.example.com`; relative pages lie under it, others must be on its host
     #[arg(long, value_name = "URL")]
     base_url: String,
     /// Directory of the sitemap
