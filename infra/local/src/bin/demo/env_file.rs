@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct DemoFolder {
     folder: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl DemoFolder {
@@ -29,7 +29,7 @@ impl DemoFolder {
                 return Err(error).with_context(|| format!("lock {}", path.display()));
             }
         }
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder, lock })
     }
 
     /// Where the local cloud and its functions write their log. It stays after the demo.
@@ -60,6 +60,9 @@ impl Drop for DemoFolder {
     fn drop(&mut self) {
         // The addresses are dead from now on. If the file was never written there is nothing to remove.
         let _ = std::fs::remove_file(self.env());
+        // Closing would not be enough: a child process that is just being started still holds a copy of the file
+        // until its exec, and with it the lock. It goes with this process in any case.
+        let _ = self.lock.unlock();
     }
 }
 
