@@ -4,7 +4,7 @@
 //! whatever could break that is refused with the reason and what to use instead.
 
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -52,7 +52,7 @@ pub enum Body<'a> {
 }
 
 /// A value on S3, in the bucket of the region that published it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
     /// Bucket it was written to; a region reads the same object from its own bucket.

@@ -46,6 +46,18 @@ pub enum ForwardError {
         /// The run.
         holder: String,
     },
+    /// Values that changes refer to are not in the region's bucket.
+    #[error(
+        "lane {lane} of {region} lacks {count} values in the region's bucket: the batch waits until they are there"
+    )]
+    Missing {
+        /// The lane.
+        lane: Lane,
+        /// The region.
+        region: String,
+        /// How many.
+        count: usize,
+    },
     /// This mapping is not the newest.
     #[error("lane {lane} of {region} follows mapping generation {newer}: this mapping is older and must be removed")]
     OldGeneration {
@@ -160,6 +172,9 @@ impl Forward {
                     }
                 },
                 Outcome::Held { holder } => Some(ForwardError::Held { lane: *lane, region, holder: holder.clone() }),
+                Outcome::Missing { objects } => {
+                    Some(ForwardError::Missing { lane: *lane, region, count: objects.len() })
+                }
                 Outcome::OldGeneration { generation } => {
                     Some(ForwardError::OldGeneration { lane: *lane, region, newer: *generation })
                 }

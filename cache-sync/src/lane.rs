@@ -58,7 +58,13 @@ impl Lanes {
     /// The lane of `key`.
     #[must_use]
     pub fn of_key(self, key: &[u8]) -> Lane {
-        Lane(slot(key) / (SLOTS / self.0))
+        self.of_slot(slot(key))
+    }
+
+    /// The lane of the keys of `slot`, 0 to 16,383.
+    #[must_use]
+    pub fn of_slot(self, slot: u16) -> Lane {
+        Lane(slot / (SLOTS / self.0))
     }
 
     /// The lane that a record's partition key names, if it names one of this stream's.

@@ -2,6 +2,7 @@
 //!
 //! A request is one JSON object with the operation's name as its only field: `{"replay":{…}}`.
 
+use crate::change::Reference;
 use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, Producers};
 use crate::position::Position;
@@ -18,10 +19,10 @@ pub enum Request<'a> {
     Replay(Replay<'a>),
     /// Report every lane.
     Status {},
-    /// Report some lanes' marks.
+    /// Report up to where some slots' keys are applied.
     Marks {
-        /// The lanes.
-        lanes: Vec<Lane>,
+        /// The slots; on a standalone Redis each answers its lane's mark.
+        slots: Vec<u16>,
     },
     /// Read one key.
     Get {
@@ -125,6 +126,11 @@ pub enum Outcome {
     },
     /// The lane record does not prove that the batch follows it; nothing was applied.
     Behind(Behind),
+    /// Values that changes of the lane refer to are not in the region's bucket yet; nothing was applied.
+    Missing {
+        /// The objects to copy there.
+        objects: Vec<Reference>,
+    },
     /// A resync rewrites the lane; nothing was applied.
     Held {
         /// The run that holds it.

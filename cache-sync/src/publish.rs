@@ -6,7 +6,7 @@
 
 use crate::change::CONTRACT_VERSION;
 use crate::invoke::{InvokeError, RegionClient};
-use crate::lane::{Lane, Lanes};
+use crate::lane::{Lane, Lanes, slot};
 use crate::position::Position;
 use crate::protocol::Request;
 use crate::record::Heartbeat;
@@ -54,6 +54,8 @@ pub enum PublishError {
 pub struct Receipt {
     /// Its lane.
     pub lane: Lane,
+    /// The slot of its key, 0 to 16,383: on a cluster each slot has a mark of its own.
+    pub slot: u16,
     /// Its position in the lane.
     pub position: Position,
 }
@@ -133,7 +135,7 @@ impl Publisher {
         // Counted even where it is not confirmed: the number may be on the stream.
         *last_seq = seq;
         let sequence = self.put(lane, data.into_bytes()).await?;
-        Ok(Receipt { lane, position: Position { sequence, index: 0 } })
+        Ok(Receipt { lane, slot: slot(key), position: Position { sequence, index: 0 } })
     }
 
     /// Publishes heartbeat `number` to every lane, a bounded number of lanes at a time.
@@ -202,9 +204,9 @@ pub enum WaitError {
 pub async fn wait_until_applied(region: &RegionClient, receipt: &Receipt, timeout: Duration) -> Result<(), WaitError> {
     let until = tokio::time::Instant::now() + timeout;
     loop {
-        let request = Request::Marks { lanes: vec![receipt.lane] };
-        let marks: BTreeMap<Lane, Position> = region.ask(&request).await?;
-        if marks.get(&receipt.lane).is_some_and(|mark| *mark >= receipt.position) {
+        let request = Request::Marks { slots: vec![receipt.slot] };
+        let marks: BTreeMap<u16, Position> = region.ask(&request).await?;
+        if marks.get(&receipt.slot).is_some_and(|mark| *mark >= receipt.position) {
             return Ok(());
         }
         if tokio::time::Instant::now() + WAIT_PAUSE > until {

@@ -156,7 +156,7 @@ impl Region {
         let answer = match &request {
             Request::Replay(replay) => serde_json::to_value(self.replay(replay).await?),
             Request::Status {} => serde_json::to_value(self.status().await?),
-            Request::Marks { lanes } => serde_json::to_value(self.marks(lanes).await?),
+            Request::Marks { slots } => serde_json::to_value(self.marks(slots).await?),
             Request::Get { key } => serde_json::to_value(self.get(key).await?),
             Request::Snapshot { id } => serde_json::to_value(self.snapshot(id).await?),
             Request::List { run } => serde_json::to_value(self.list(run).await?),

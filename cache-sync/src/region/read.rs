@@ -8,7 +8,7 @@ use crate::lane_record::{FIELDS, LaneRecord};
 use crate::position::Position;
 use crate::protocol::{Found, Shown, Status};
 use redis::{Pipeline, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Region {
     /// Every lane's record, the server's version and the number of keys.
@@ -28,12 +28,16 @@ impl Region {
         })
     }
 
-    /// The marks of some lanes, those that have one.
-    pub(super) async fn marks(&self, lanes: &[Lane]) -> Result<BTreeMap<Lane, Position>, RegionError> {
+    /// The marks that the keys of some slots are under, those that have one.
+    pub(super) async fn marks(&self, slots: &[u16]) -> Result<BTreeMap<u16, Position>, RegionError> {
+        let lane = |slot: u16| self.settings.lanes.of_slot(slot);
+        let lanes: BTreeSet<Lane> = slots.iter().map(|slot| lane(*slot)).collect();
+        let lanes: Vec<Lane> = lanes.into_iter().collect();
         let mut connection = self.connections.take().await?;
-        let records = lane_records(&mut connection, lanes).await?;
+        let records = lane_records(&mut connection, &lanes).await?;
         self.connections.give_back(connection);
-        Ok(records.into_iter().filter_map(|(lane, record)| record.mark.map(|mark| (lane, mark))).collect())
+        let mark = |slot: u16| records.get(&lane(slot)).and_then(|record| record.mark.clone());
+        Ok(slots.iter().filter_map(|slot| mark(*slot).map(|mark| (*slot, mark))).collect())
     }
 
     /// One key's value and expiry.
