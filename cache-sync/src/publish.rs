@@ -157,7 +157,7 @@ impl Publisher {
         let mut message = String::new();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
-                tokio::time::sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
+                self.clock.sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
             }
             let request = self.kinesis.put_record().stream_name(&self.stream).partition_key(lane.to_string());
             // The tries are counted here, so the SDK makes only one.

@@ -12,6 +12,7 @@ use md5::{Digest, Md5};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tidemark_runtime::clock::Clock;
 
 /// Records asked for at once; bounds what is in memory together with the 10 MiB that an answer holds at most.
 const RECORDS_MAX: i32 = 1_000;
@@ -87,13 +88,14 @@ impl Range {
 pub struct Stream {
     kinesis: aws_sdk_kinesis::Client,
     name: String,
+    clock: Clock,
 }
 
 impl Stream {
-    /// The stream called `name`.
+    /// The stream called `name`; `clock` measures the pauses between reads.
     #[must_use]
-    pub fn new(kinesis: aws_sdk_kinesis::Client, name: impl Into<String>) -> Self {
-        Self { kinesis, name: name.into() }
+    pub fn new(kinesis: aws_sdk_kinesis::Client, name: impl Into<String>, clock: Clock) -> Self {
+        Self { kinesis, name: name.into(), clock }
     }
 
     /// Which stream this is and how far back it may reach.
@@ -264,7 +266,7 @@ impl Reader<'_> {
         {
             current.iterator = next;
             self.current = Some(current);
-            tokio::time::sleep(READ_PAUSE).await;
+            self.stream.clock.sleep(READ_PAUSE).await;
         }
         Ok(Some(page))
     }

@@ -101,7 +101,7 @@ impl Cron {
         Self {
             regions,
             publisher: Publisher::new(kinesis.clone(), &settings.stream, settings.lanes, clock.clone()),
-            stream: Stream::new(kinesis, &settings.stream),
+            stream: Stream::new(kinesis, &settings.stream, clock.clone()),
             s3: clients::s3(&hub),
             athena: aws_sdk_athena::Client::new(&hub),
             lambda: aws_sdk_lambda::Client::new(&hub),

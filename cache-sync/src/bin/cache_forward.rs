@@ -46,7 +46,7 @@ async fn forward() -> anyhow::Result<Forward> {
     let function = settings.optional("TIDEMARK_REPLAY_FUNCTION").unwrap_or_else(|| REPLAY_FUNCTION.to_owned());
     let generation = settings.parsed("TIDEMARK_GENERATION", 1)?;
     let hub = clients::config(None).await;
-    let stream = Stream::new(aws_sdk_kinesis::Client::new(&hub), stream);
+    let stream = Stream::new(aws_sdk_kinesis::Client::new(&hub), stream, Clock::system());
     let lambda = aws_sdk_lambda::Client::new(&clients::config(Some(&target)).await);
     let region = RegionClient::new(lambda, target, function);
     Forward::new(stream, generation, region, Clock::system()).await.context("describing the stream")
