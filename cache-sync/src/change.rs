@@ -164,6 +164,32 @@ impl<'a> Change<'a> {
         wire.into_change().map_err(|reason| Refused { keys, reason })
     }
 
+    /// Checks the rules that hold for every change, however it was made or came.
+    ///
+    /// # Errors
+    /// [`Refused`] with the key.
+    pub fn check(&self) -> Result<(), Refused> {
+        self.fault().map_or(Ok(()), |reason| Err(Refused { keys: vec![self.key.to_vec()], reason }))
+    }
+
+    fn fault(&self) -> Option<String> {
+        if let Err(reason) = check_key(&self.key) {
+            return Some(reason);
+        }
+        if self.at_ms.is_some_and(|at_ms| at_ms < 0) {
+            return Some("at_ms is negative: use milliseconds since the epoch".into());
+        }
+        if let Some(Producer { id, .. }) = &self.producer
+            && (id.is_empty() || id.len() > PRODUCER_BYTES_MAX)
+        {
+            return Some(format!("producer must have 1 to {PRODUCER_BYTES_MAX} bytes"));
+        }
+        match &self.body {
+            Body::Commands(commands) => commands_fault(commands),
+            Body::Reference(reference) => reference_fault(reference).map(str::to_owned),
+        }
+    }
+
     /// From when relative expiries count, where the record arrived at `arrival_ms`.
     #[must_use]
     pub fn base_ms(&self, arrival_ms: i64) -> i64 {
@@ -208,9 +234,6 @@ impl<'a> Wire<'a> {
         if self.v != CONTRACT_VERSION {
             return Err(format!("contract version {} is not known: use \"v\":{CONTRACT_VERSION}", self.v));
         }
-        if self.at_ms.is_some_and(|at| at < 0) {
-            return Err("at_ms is negative: use milliseconds since the epoch".into());
-        }
         let producer = producer(self.producer, self.seq)?;
         let at_ms = self.at_ms;
         let (key, body) = match (self.cmd, self.cmds, self.reference) {
@@ -218,35 +241,77 @@ impl<'a> Wire<'a> {
             (None, Some(lists), None) => commands(lists)?,
             (None, None, Some(reference)) => {
                 let key = self.key.ok_or("\"ref\" needs \"key\"")?.0;
-                check_key(&key)?;
-                (key, Body::Reference(checked_reference(reference, self.expires_at_ms)?))
+                (key, Body::Reference(Reference { expires_at_ms: self.expires_at_ms, ..reference }))
             }
             _ => return Err("a change has exactly one of \"cmd\", \"cmds\" and \"ref\"".into()),
         };
-        Ok(Change { key, body, at_ms, producer })
+        let change = Change { key, body, at_ms, producer };
+        change.fault().map_or(Ok(change), Err)
     }
 }
 
 fn producer<'a>(id: Option<Cow<'a, str>>, seq: Option<u64>) -> Result<Option<Producer<'a>>, String> {
     match (id, seq) {
         (None, None) => Ok(None),
-        (Some(id), Some(seq)) if !id.is_empty() && id.len() <= PRODUCER_BYTES_MAX => Ok(Some(Producer { id, seq })),
-        (Some(_), Some(_)) => Err(format!("producer must have 1 to {PRODUCER_BYTES_MAX} bytes")),
+        (Some(id), Some(seq)) => Ok(Some(Producer { id, seq })),
         _ => Err("producer and seq go together: send both or neither".into()),
     }
 }
 
-fn checked_reference(mut reference: Reference, expires_at_ms: Option<i64>) -> Result<Reference, String> {
-    let hex = reference.sha256.len() == 64
-        && reference.sha256.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    if !hex {
-        return Err("ref.sha256 is not 64 lower-case hex digits".into());
+/// What keeps a run of commands from being a result.
+fn commands_fault(commands: &[Command<'_>]) -> Option<String> {
+    if commands.is_empty() || commands.len() > COMMANDS_MAX {
+        return Some(format!("a change has 1 to {COMMANDS_MAX} commands"));
     }
-    if reference.object.is_empty() {
-        return Err("ref.object is empty".into());
+    let mut deleted = false;
+    for command in commands {
+        let fault = match command {
+            Command::Delete => {
+                deleted = true;
+                None
+            }
+            Command::Set { expiry: Some(Expiry::InMs(ms) | Expiry::AtMs(ms)), .. } if *ms <= 0 => {
+                Some("SET: an expiry must be above 0".to_owned())
+            }
+            Command::Push { .. } if !deleted => Some(
+                "a push alone is a step: put DEL before it in the same change (\"cmds\") and push the whole list"
+                    .into(),
+            ),
+            Command::HashSet(pairs) => nothing_behind("HSET", pairs),
+            Command::SortedSetAdd(pairs) => scores_fault(pairs),
+            Command::HashDelete(items) => nothing_behind("HDEL", items),
+            Command::SetAdd(items) => nothing_behind("SADD", items),
+            Command::SetRemove(items) => nothing_behind("SREM", items),
+            Command::SortedSetRemove(items) => nothing_behind("ZREM", items),
+            Command::Push { values, .. } => nothing_behind("a push", values),
+            Command::Set { .. } | Command::Expire(_) | Command::Persist => None,
+        };
+        if fault.is_some() {
+            return fault;
+        }
     }
-    reference.expires_at_ms = expires_at_ms;
-    Ok(reference)
+    None
+}
+
+fn nothing_behind<T>(name: &str, items: &[T]) -> Option<String> {
+    items.is_empty().then(|| format!("{name} has nothing behind its key"))
+}
+
+fn scores_fault(pairs: &[(Bytes<'_>, Bytes<'_>)]) -> Option<String> {
+    let bad = pairs.iter().find(|(score, _)| score_of(score).is_none());
+    let bad = bad.map(|(score, _)| format!("ZADD: {:?} is not a score", String::from_utf8_lossy(score)));
+    bad.or_else(|| nothing_behind("ZADD", pairs))
+}
+
+fn reference_fault(reference: &Reference) -> Option<&'static str> {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if reference.sha256.len() != 64 || !reference.sha256.bytes().all(is_hex) {
+        Some("ref.sha256 is not 64 lower-case hex digits")
+    } else if reference.object.is_empty() {
+        Some("ref.object is empty")
+    } else {
+        None
+    }
 }
 
 fn check_key(key: &[u8]) -> Result<(), String> {
@@ -265,18 +330,10 @@ fn commands<'a>(lists: Vec<Vec<Arg<'a>>>) -> Result<(Bytes<'a>, Body<'a>), Strin
     }
     let mut key: Option<Bytes<'a>> = None;
     let mut commands = Vec::with_capacity(lists.len());
-    let mut deleted = false;
     for list in lists {
         let (this_key, command) = command(list)?;
-        check_key(&this_key)?;
         if key.get_or_insert_with(|| this_key.clone()) != &this_key {
             return Err("a change writes one key: publish one change for each key".into());
-        }
-        deleted |= command == Command::Delete;
-        if matches!(command, Command::Push { .. }) && !deleted {
-            return Err("a push alone is a step: put DEL before it in the same change (\"cmds\") and push the \
-                        whole list"
-                .into());
         }
         commands.push(command);
     }
@@ -371,7 +428,7 @@ fn set<'a>(args: Vec<Bytes<'a>>) -> Result<Command<'a>, String> {
     let mut expiry = None;
     while let Some(option) = args.next() {
         let option = String::from_utf8_lossy(&option).to_ascii_uppercase();
-        let mut number = |unit| positive(args.next().ok_or(format!("{option} has no number"))?.as_ref(), unit);
+        let mut number = |unit| integer(args.next().ok_or(format!("{option} has no number"))?.as_ref(), unit);
         let parsed = match option.as_str() {
             "EX" => Expiry::InMs(number(1_000)?),
             "PX" => Expiry::InMs(number(1)?),
@@ -393,7 +450,7 @@ fn set<'a>(args: Vec<Bytes<'a>>) -> Result<Command<'a>, String> {
 
 fn set_with_expiry<'a>(args: Vec<Bytes<'a>>, unit_ms: i64) -> Result<Command<'a>, String> {
     let [number, value]: [Bytes<'a>; 2] = args.try_into().map_err(|_| "takes a key, a number and a value")?;
-    let expiry = Some(Expiry::InMs(positive(&number, unit_ms)?));
+    let expiry = Some(Expiry::InMs(integer(&number, unit_ms)?));
     Ok(Command::Set { value, expiry })
 }
 
@@ -403,10 +460,6 @@ fn expiry(args: Vec<Bytes<'_>>, unit_ms: i64) -> Result<i64, String> {
         [_, _, ..] => Err("NX, XX, GT and LT depend on what the region holds: send the expiry alone".into()),
         [] => Err("has no number".into()),
     }
-}
-
-fn positive(text: &[u8], unit_ms: i64) -> Result<i64, String> {
-    integer(text, unit_ms).and_then(|ms| if ms > 0 { Ok(ms) } else { Err("an expiry must be above 0".into()) })
 }
 
 fn integer(text: &[u8], unit_ms: i64) -> Result<i64, String> {
@@ -442,11 +495,7 @@ fn scored<'a>(args: Vec<Bytes<'a>>) -> Result<Vec<(Bytes<'a>, Bytes<'a>)>, Strin
     {
         return Err(format!("flag {flag} is refused: ZADD the resulting scores"));
     }
-    let pairs = pairs(args, "score and member")?;
-    match pairs.iter().find(|(score, _)| score_of(score).is_none()) {
-        Some((score, _)) => Err(format!("{:?} is not a score", String::from_utf8_lossy(score))),
-        None => Ok(pairs),
-    }
+    pairs(args, "score and member")
 }
 
 /// The number that Redis would read from a score's text.

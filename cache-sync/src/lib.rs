@@ -10,6 +10,7 @@ pub mod change;
 pub mod event;
 pub mod fold;
 pub mod forward;
+pub mod frame;
 pub mod invoke;
 pub mod keys;
 pub mod lane;

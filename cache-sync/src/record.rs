@@ -4,6 +4,7 @@
 //! reason for the whole.
 
 use crate::change::{CONTRACT_VERSION, Change, Refused};
+use crate::frame::{self, Frame, FrameError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -37,6 +38,12 @@ pub enum Undecodable {
     /// Neither an object nor an array.
     #[error("a record starts with {{ or [: this one starts with byte {0:#04x}")]
     FirstByte(u8),
+    /// Not base64 in the event.
+    #[error("the record's data is not base64")]
+    NotBase64,
+    /// A frame that does not hold.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// No data.
     #[error("the record is empty")]
     Empty,
@@ -51,11 +58,57 @@ pub enum Undecodable {
     TooMany(usize),
 }
 
-/// Decodes a record's data (after base64).
-///
-/// # Errors
-/// [`Undecodable`] where no change can be told from another.
-pub fn decode(data: &[u8]) -> Result<Content<'_>, Undecodable> {
+/// A record's data, ready to be decoded: a frame is checked and decompressed, anything else is as it came.
+#[derive(Debug)]
+pub struct Data(Form);
+
+#[derive(Debug)]
+enum Form {
+    Plain(Vec<u8>),
+    Frame(Frame),
+}
+
+impl Data {
+    /// Takes data as an event carries it, in base64.
+    ///
+    /// # Errors
+    /// [`Undecodable`] where it is not base64, or a frame that does not hold.
+    pub fn from_base64(text: &str) -> Result<Self, Undecodable> {
+        Self::new(base64_simd::STANDARD.decode_to_vec(text.as_bytes()).map_err(|_| Undecodable::NotBase64)?)
+    }
+
+    /// Takes data as a producer sent it.
+    ///
+    /// # Errors
+    /// [`Undecodable`] where it is a frame that does not hold.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, Undecodable> {
+        let form = if frame::is_frame(&bytes) { Form::Frame(Frame::open(bytes)?) } else { Form::Plain(bytes) };
+        Ok(Self(form))
+    }
+
+    /// Size in memory, in bytes: of a frame as it was decompressed.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        match &self.0 {
+            Form::Plain(bytes) => bytes.len(),
+            Form::Frame(frame) => frame.len_bytes(),
+        }
+    }
+
+    /// Decodes what the data holds; `partition_key` is the record's. Changes borrow from the data where they can.
+    ///
+    /// # Errors
+    /// [`Undecodable`] where no change can be told from another.
+    pub fn decode(&self, partition_key: &str) -> Result<Content<'_>, Undecodable> {
+        let _ = partition_key;
+        match &self.0 {
+            Form::Plain(bytes) => decode(bytes),
+            Form::Frame(frame) => Ok(Content::Changes(frame.changes()?)),
+        }
+    }
+}
+
+fn decode(data: &[u8]) -> Result<Content<'_>, Undecodable> {
     let first = data.iter().find(|byte| !byte.is_ascii_whitespace()).ok_or(Undecodable::Empty)?;
     let is_array = match first {
         b'{' => false,

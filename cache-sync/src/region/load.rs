@@ -16,7 +16,7 @@ use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, LastSeq, Producers, State};
 use crate::position::Position;
 use crate::protocol::{HeldLane, Load, Loaded};
-use crate::record::{self, Content};
+use crate::record::{Content, Data};
 use crate::snapshot::{Kind, Stored, to_items};
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
@@ -130,8 +130,8 @@ impl Region {
             folded.arrival_ms = Some(record.arrival_ms());
             folded.shard = Some(record.shard().to_owned());
         }
-        let Ok(data) = base64_simd::STANDARD.decode_to_vec(record.kinesis.data.as_bytes()) else { return Ok(()) };
-        let changes = match record::decode(&data) {
+        let Ok(data) = Data::from_base64(&record.kinesis.data) else { return Ok(()) };
+        let changes = match data.decode(&record.kinesis.partition_key) {
             Ok(Content::Changes(changes)) => changes,
             Ok(Content::Heartbeat(heartbeat)) => {
                 folded.heartbeat = folded.heartbeat.max(Some(heartbeat.heartbeat));

@@ -15,7 +15,7 @@ use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, LastSeq, Producers, State, from_hash, to_forget};
 use crate::position::{Position, Sequence};
 use crate::protocol::{Behind, Counts, Outcome, Reason, Replay, ReplayAnswer};
-use crate::record::{self, Content};
+use crate::record::{self, Content, Undecodable};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,10 +119,10 @@ impl Region {
         records: &[&EventRecord<'_>],
         request: &Replay<'_>,
     ) -> Result<(Outcome, Counts), RegionError> {
-        let data = records.iter().map(|record| decode_base64(record)).collect::<Result<Vec<_>, _>>()?;
+        let data: Vec<_> = records.iter().map(|record| record::Data::from_base64(&record.kinesis.data)).collect();
         let mut steps = Vec::new();
         for (record, data) in records.iter().zip(&data) {
-            add_steps(&mut steps, record, data.as_deref())?;
+            add_steps(&mut steps, record, data.as_ref())?;
         }
         let mut connection = self.connections.take().await?;
         let outcome = self.apply(&mut connection, lane, steps, request).await?;
@@ -465,27 +465,19 @@ async fn forget_producers(
     Ok(())
 }
 
-/// The record's data, or `Err` with what is wrong with it.
-type Data = Result<Vec<u8>, String>;
-
-fn decode_base64(record: &EventRecord<'_>) -> Result<Data, RegionError> {
-    let decoded = base64_simd::STANDARD.decode_to_vec(record.kinesis.data.as_bytes());
-    Ok(decoded.map_err(|_| "the record's data is not base64".to_owned()))
-}
-
 fn add_steps<'a>(
     steps: &mut Vec<Step<'a>>,
     record: &'a EventRecord<'a>,
-    data: Result<&'a [u8], &String>,
+    data: Result<&'a record::Data, &Undecodable>,
 ) -> Result<(), RegionError> {
     let sequence = sequence(record)?;
-    let bytes = data.map_or(0, <[u8]>::len);
+    let bytes = data.map_or(0, record::Data::len_bytes);
     let mut add = |index: usize, bytes, what| {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         steps.push(Step { position: Position { sequence: sequence.clone(), index }, record, bytes, what });
     };
-    let undecodable = |reason: String| What::Refused(Refused { keys: Vec::new(), reason });
-    match data.map(record::decode) {
+    let undecodable = |error: &_| What::Refused(Refused { keys: Vec::new(), reason: full_message(error) });
+    match data.map(|data| data.decode(&record.kinesis.partition_key)) {
         Ok(Ok(Content::Heartbeat(heartbeat))) => add(0, bytes, What::Heartbeat(heartbeat.heartbeat)),
         Ok(Ok(Content::Changes(changes))) => {
             let share = bytes / changes.len().max(1);
@@ -493,8 +485,8 @@ fn add_steps<'a>(
                 add(index, share, change.map_or_else(What::Refused, What::Change));
             }
         }
-        Ok(Err(error)) => add(0, bytes, undecodable(full_message(&error))),
-        Err(reason) => add(0, bytes, undecodable(reason.clone())),
+        Ok(Err(error)) => add(0, bytes, undecodable(&error)),
+        Err(error) => add(0, bytes, undecodable(error)),
     }
     Ok(())
 }
