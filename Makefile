@@ -1,5 +1,5 @@
 # make demo    the whole road on this machine: installs what is missing, builds, runs, shows, waits for Ctrl-C
-# make test    every test, with the servers they need
+# make test    every test, with the servers they need: installs those too
 # make check   format, lints, documentation, licences, Terraform
 # make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
 #
@@ -11,11 +11,15 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 BENCHED := cache-sync sitemap
 export ONCE PAGES ONLY
 
-.PHONY: all prerequisites build demo test check bench
+.PHONY: all prerequisites test-prerequisites build demo test check bench
 all: check test
 
 prerequisites:
 	@infra/local/prerequisites
+
+# Other servers too, which the demo does not need.
+test-prerequisites:
+	@infra/local/prerequisites tests
 
 build: prerequisites
 	$(CARGO) build --release --locked --workspace --bins
@@ -24,7 +28,7 @@ build: prerequisites
 demo: build
 	@exec $(TARGET)/release/demo
 
-test: build
+test: test-prerequisites build
 	$(CARGO) test --release --locked --workspace
 
 check: prerequisites

@@ -4,6 +4,7 @@
 //! Everything binds 127.0.0.1 on ports of its own, and ends with the value that stands for it, or with the process,
 //! whatever way that ends.
 
+mod certificates;
 mod cloud;
 mod contents;
 mod deployment;
@@ -14,6 +15,7 @@ pub mod page_table;
 mod ports;
 mod process_group;
 mod readiness;
+mod redis_cluster;
 mod redis_server;
 mod regions;
 pub mod stream;
@@ -30,6 +32,7 @@ pub use functions::{Binaries, FunctionSpec, invoke, package};
 pub use observe::{ARRIVAL_TIMEOUT, differing};
 pub use ports::Port;
 pub use process_group::ProcessGroup;
-pub use redis_server::RedisServer;
+pub use redis_cluster::{ClusterMaster, NODES, RedisCluster};
+pub use redis_server::{Flavour, Login, RedisServer};
 pub use regions::{HUB, REGIONS, RegionClients, SECOND, sdk_config};
 pub use wait::until;
