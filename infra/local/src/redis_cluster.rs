@@ -111,14 +111,14 @@ impl RedisCluster {
     fn join_together(&self) -> Result<(), LocalError> {
         let share = SLOTS.div_ceil(u16::try_from(MASTERS).unwrap_or(1));
         for (index, node) in self.nodes.iter().enumerate() {
-            node.ask(redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(index + 1))?;
+            node.tell(redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(index + 1))?;
             if index < MASTERS {
                 let first = share * u16::try_from(index).unwrap_or(0);
                 let slots: Vec<u16> = (first..SLOTS.min(first + share)).collect();
-                node.ask(redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots))?;
+                node.tell(redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots))?;
             }
             if index > 0 {
-                node.ask(redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(self.nodes[0].port))?;
+                node.tell(redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(self.nodes[0].port))?;
             }
         }
         self.until_all("to know each other", |node| {
@@ -128,7 +128,7 @@ impl RedisCluster {
             let id: String = node_id(master)?;
             // Refused until the replica has heard that the other is a master with slots.
             until_blocking("a replica to take its master", || {
-                Ok(replica.ask(redis::cmd("CLUSTER").arg("REPLICATE").arg(&id)).is_ok())
+                Ok(replica.tell(redis::cmd("CLUSTER").arg("REPLICATE").arg(&id)).is_ok())
             })?;
         }
         self.until_all("to be one whole cluster", |node| {
@@ -318,6 +318,10 @@ impl Node {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).map_err(failed())?;
         let mut connection = client.get_connection().map_err(failed())?;
         command.query(&mut connection).map_err(failed())
+    }
+
+    fn tell(&self, command: &redis::Cmd) -> Result<(), LocalError> {
+        self.ask::<redis::Value>(command).map(drop)
     }
 
     fn info(&self) -> Result<BTreeMap<String, String>, LocalError> {

@@ -196,8 +196,8 @@ fn behind_tls(command: &mut Command, port: u16, directory: &Path) -> Result<Logi
         .arg(certificates.server_key)
         .arg("--tls-ca-cert-file")
         .arg(&login.ca_file)
-        .args(["--user", "default off"])
-        .args(["--user", &format!("{} on >{} ~* +@all", login.user, login.password)]);
+        .args(["--user", "default", "off"])
+        .args(["--user", login.user, "on", &format!(">{}", login.password), "~*", "+@all"]);
     Ok(login)
 }
 
