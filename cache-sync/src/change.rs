@@ -1,12 +1,11 @@
-//! Changes: one cache write on one key, in the wire contract's version 1 (see CONTRACT.md).
+//! Changes: one cache write on one key, whatever form it came in (`wire`, `frame`).
 //!
 //! Promise: what decodes is a result, not a step. Applying a run of changes again, in order, ends in the same state;
 //! whatever could break that is refused with the reason and what to use instead.
 
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use crate::arguments::{self, Arg};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::fmt;
 
 /// Version of the wire contract that this crate reads and writes.
 pub const CONTRACT_VERSION: u64 = 1;
@@ -147,21 +146,24 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(reason: impl Into<String>) -> Self {
+    /// A refusal that could not tell any key.
+    pub(crate) fn of_no_key(reason: impl Into<String>) -> Self {
         Self { keys: Vec::new(), reason: reason.into() }
     }
 }
 
 impl<'a> Change<'a> {
-    /// Decodes one change from its JSON text.
+    /// A change of commands that are given as their arguments: name, key and what follows, as in the contract's `cmds`.
     ///
     /// # Errors
-    /// [`Refused`] with the keys it named.
-    pub fn from_json(json: &'a str) -> Result<Self, Refused> {
-        let wire: Wire<'a> =
-            serde_json::from_str(json).map_err(|error| Refused::new(format!("not a change: {error}")))?;
-        let keys = wire.named_keys();
-        wire.into_change().map_err(|reason| Refused { keys, reason })
+    /// [`Refused`] with the keys they name.
+    pub fn from_commands(commands: Vec<Vec<Bytes<'a>>>) -> Result<Self, Refused> {
+        let mut lists: Vec<Vec<Arg<'a>>> =
+            commands.into_iter().map(|args| args.into_iter().map(Arg).collect()).collect();
+        match arguments::parse(&mut lists) {
+            Ok((key, commands)) => Self { key, body: Body::Commands(commands), at_ms: None, producer: None }.checked(),
+            Err(reason) => Err(Refused { keys: arguments::named_keys(&lists), reason }),
+        }
     }
 
     /// Checks the rules that hold for every change, however it was made or came.
@@ -170,6 +172,10 @@ impl<'a> Change<'a> {
     /// [`Refused`] with the key.
     pub fn check(&self) -> Result<(), Refused> {
         self.fault().map_or(Ok(()), |reason| Err(Refused { keys: vec![self.key.to_vec()], reason }))
+    }
+
+    pub(crate) fn checked(self) -> Result<Self, Refused> {
+        self.check().map(|()| self)
     }
 
     fn fault(&self) -> Option<String> {
@@ -194,67 +200,6 @@ impl<'a> Change<'a> {
     #[must_use]
     pub fn base_ms(&self, arrival_ms: i64) -> i64 {
         self.at_ms.unwrap_or(arrival_ms)
-    }
-}
-
-/// The wire object as it stands, before any rule is applied to it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire<'a> {
-    v: u64,
-    #[serde(borrow, default)]
-    cmd: Option<Vec<Arg<'a>>>,
-    #[serde(borrow, default)]
-    cmds: Option<Vec<Vec<Arg<'a>>>>,
-    #[serde(borrow, default)]
-    key: Option<Arg<'a>>,
-    #[serde(rename = "ref", default)]
-    reference: Option<Reference>,
-    #[serde(default)]
-    expires_at_ms: Option<i64>,
-    #[serde(default)]
-    at_ms: Option<i64>,
-    #[serde(borrow, default)]
-    producer: Option<Cow<'a, str>>,
-    #[serde(default)]
-    seq: Option<u64>,
-}
-
-impl<'a> Wire<'a> {
-    fn named_keys(&self) -> Vec<Vec<u8>> {
-        let commands = self.cmd.iter().chain(self.cmds.iter().flatten());
-        let mut keys: Vec<Vec<u8>> = commands.flat_map(|args| keys_of_command(args)).collect();
-        keys.extend(self.key.iter().map(|key| key.0.to_vec()));
-        keys.sort();
-        keys.dedup();
-        keys
-    }
-
-    fn into_change(self) -> Result<Change<'a>, String> {
-        if self.v != CONTRACT_VERSION {
-            return Err(format!("contract version {} is not known: use \"v\":{CONTRACT_VERSION}", self.v));
-        }
-        let producer = producer(self.producer, self.seq)?;
-        let at_ms = self.at_ms;
-        let (key, body) = match (self.cmd, self.cmds, self.reference) {
-            (Some(args), None, None) => commands(vec![args])?,
-            (None, Some(lists), None) => commands(lists)?,
-            (None, None, Some(reference)) => {
-                let key = self.key.ok_or("\"ref\" needs \"key\"")?.0;
-                (key, Body::Reference(Reference { expires_at_ms: self.expires_at_ms, ..reference }))
-            }
-            _ => return Err("a change has exactly one of \"cmd\", \"cmds\" and \"ref\"".into()),
-        };
-        let change = Change { key, body, at_ms, producer };
-        change.fault().map_or(Ok(change), Err)
-    }
-}
-
-fn producer<'a>(id: Option<Cow<'a, str>>, seq: Option<u64>) -> Result<Option<Producer<'a>>, String> {
-    match (id, seq) {
-        (None, None) => Ok(None),
-        (Some(id), Some(seq)) => Ok(Some(Producer { id, seq })),
-        _ => Err("producer and seq go together: send both or neither".into()),
     }
 }
 
@@ -324,180 +269,6 @@ fn check_key(key: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn commands<'a>(lists: Vec<Vec<Arg<'a>>>) -> Result<(Bytes<'a>, Body<'a>), String> {
-    if lists.is_empty() || lists.len() > COMMANDS_MAX {
-        return Err(format!("a change has 1 to {COMMANDS_MAX} commands"));
-    }
-    let mut key: Option<Bytes<'a>> = None;
-    let mut commands = Vec::with_capacity(lists.len());
-    for list in lists {
-        let (this_key, command) = command(list)?;
-        if key.get_or_insert_with(|| this_key.clone()) != &this_key {
-            return Err("a change writes one key: publish one change for each key".into());
-        }
-        commands.push(command);
-    }
-    let key = key.ok_or("a change has at least one command")?;
-    Ok((key, Body::Commands(commands)))
-}
-
-fn command<'a>(list: Vec<Arg<'a>>) -> Result<(Bytes<'a>, Command<'a>), String> {
-    let mut args = list.into_iter().map(|arg| arg.0);
-    let name = args.next().ok_or("a command is empty")?;
-    let name = String::from_utf8_lossy(&name).to_ascii_uppercase();
-    if let Some(instead) = instead_of(&name) {
-        return Err(format!("{name} is refused: {instead}"));
-    }
-    let key = args.next().ok_or_else(|| format!("{name} has no key"))?;
-    let args: Vec<Bytes<'a>> = args.collect();
-    let command = parse_arguments(&name, args).map_err(|reason| format!("{name}: {reason}"))?;
-    Ok((key, command))
-}
-
-fn parse_arguments<'a>(name: &str, args: Vec<Bytes<'a>>) -> Result<Command<'a>, String> {
-    Ok(match name {
-        "SET" => set(args)?,
-        "SETEX" => set_with_expiry(args, 1_000)?,
-        "PSETEX" => set_with_expiry(args, 1)?,
-        "DEL" | "UNLINK" => {
-            none_left(&args, "one key a change: publish one change for each key")?;
-            Command::Delete
-        }
-        "EXPIRE" => Command::Expire(Expiry::InMs(expiry(args, 1_000)?)),
-        "PEXPIRE" => Command::Expire(Expiry::InMs(expiry(args, 1)?)),
-        "EXPIREAT" => Command::Expire(Expiry::AtMs(expiry(args, 1_000)?)),
-        "PEXPIREAT" => Command::Expire(Expiry::AtMs(expiry(args, 1)?)),
-        "PERSIST" => {
-            none_left(&args, "takes only a key")?;
-            Command::Persist
-        }
-        "HSET" | "HMSET" => Command::HashSet(pairs(args, "field and value")?),
-        "HDEL" => Command::HashDelete(some(args)?),
-        "SADD" => Command::SetAdd(some(args)?),
-        "SREM" => Command::SetRemove(some(args)?),
-        "ZADD" => Command::SortedSetAdd(scored(args)?),
-        "ZREM" => Command::SortedSetRemove(some(args)?),
-        "RPUSH" => Command::Push { end: End::Right, values: some(args)? },
-        "LPUSH" => Command::Push { end: End::Left, values: some(args)? },
-        _ => return Err("not a command of the contract: see the table of commands in CONTRACT.md".into()),
-    })
-}
-
-/// What to use instead of a command that is a step, reads, or writes more than one key.
-fn instead_of(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "INCR" | "INCRBY" | "INCRBYFLOAT" | "DECR" | "DECRBY" | "APPEND" | "SETRANGE" | "SETBIT" | "GETSET"
-        | "GETDEL" | "GETEX" | "BITOP" | "BITFIELD" => "it is a step, not a result: SET the resulting value",
-        "SETNX" | "MSETNX" | "HSETNX" => "whether it applies depends on the region: decide first, then SET or HSET",
-        "HINCRBY" | "HINCRBYFLOAT" => "it is a step, not a result: HSET the resulting value",
-        "ZINCRBY" => "it is a step, not a result: ZADD the resulting score",
-        "MSET" => "it writes several keys: publish one SET for each",
-        "LPOP" | "RPOP" | "LREM" | "LSET" | "LTRIM" | "LINSERT" | "LPUSHX" | "RPUSHX" | "LMOVE" | "RPOPLPUSH"
-        | "LMPOP" | "BLPOP" | "BRPOP" => {
-            "it is a step, not a result: send DEL and RPUSH of the whole list as one change"
-        }
-        "SPOP" | "SMOVE" => "it is a step, not a result: SREM and SADD the members, one change for each key",
-        "ZPOPMIN" | "ZPOPMAX" | "ZREMRANGEBYRANK" | "ZREMRANGEBYSCORE" | "ZREMRANGEBYLEX" => {
-            "its result depends on what is there: ZREM the members"
-        }
-        "SINTERSTORE" | "SUNIONSTORE" | "SDIFFSTORE" | "ZUNIONSTORE" | "ZINTERSTORE" | "ZDIFFSTORE" | "ZRANGESTORE"
-        | "SORT" | "COPY" | "RENAME" | "RENAMENX" => {
-            "it reads another key: send DEL and the resulting members as one change"
-        }
-        "FLUSHALL" | "FLUSHDB" | "SWAPDB" | "MOVE" => "it is not a change of one key: use tidemark cache purge",
-        "EVAL" | "EVALSHA" | "FCALL" | "MULTI" | "EXEC" => {
-            "send the resulting writes as commands of one change (\"cmds\")"
-        }
-        _ => return None,
-    })
-}
-
-fn keys_of_command(args: &[Arg<'_>]) -> Vec<Vec<u8>> {
-    let Some((name, rest)) = args.split_first() else { return Vec::new() };
-    let step = match String::from_utf8_lossy(&name.0).to_ascii_uppercase().as_str() {
-        "DEL" | "UNLINK" => 1,
-        "MSET" | "MSETNX" => 2,
-        _ => rest.len().max(1),
-    };
-    rest.iter().step_by(step).map(|key| key.0.to_vec()).collect()
-}
-
-fn set<'a>(args: Vec<Bytes<'a>>) -> Result<Command<'a>, String> {
-    let mut args = args.into_iter();
-    let value = args.next().ok_or("has no value")?;
-    let mut expiry = None;
-    while let Some(option) = args.next() {
-        let option = String::from_utf8_lossy(&option).to_ascii_uppercase();
-        let mut number = |unit| integer(args.next().ok_or(format!("{option} has no number"))?.as_ref(), unit);
-        let parsed = match option.as_str() {
-            "EX" => Expiry::InMs(number(1_000)?),
-            "PX" => Expiry::InMs(number(1)?),
-            "EXAT" => Expiry::AtMs(number(1_000)?),
-            "PXAT" => Expiry::AtMs(number(1)?),
-            "NX" | "XX" | "IFEQ" | "IFNE" => {
-                return Err(format!("{option} depends on what the region holds: decide first, then SET"));
-            }
-            "KEEPTTL" => return Err("KEEPTTL depends on what the region holds: send the expiry with the value".into()),
-            "GET" => return Err("GET reads: a change only writes".into()),
-            other => return Err(format!("option {other:?} is not known: use EX, PX, EXAT or PXAT")),
-        };
-        if expiry.replace(parsed).is_some() {
-            return Err("has two expiries".into());
-        }
-    }
-    Ok(Command::Set { value, expiry })
-}
-
-fn set_with_expiry<'a>(args: Vec<Bytes<'a>>, unit_ms: i64) -> Result<Command<'a>, String> {
-    let [number, value]: [Bytes<'a>; 2] = args.try_into().map_err(|_| "takes a key, a number and a value")?;
-    let expiry = Some(Expiry::InMs(integer(&number, unit_ms)?));
-    Ok(Command::Set { value, expiry })
-}
-
-fn expiry(args: Vec<Bytes<'_>>, unit_ms: i64) -> Result<i64, String> {
-    match args.as_slice() {
-        [number] => integer(number, unit_ms),
-        [_, _, ..] => Err("NX, XX, GT and LT depend on what the region holds: send the expiry alone".into()),
-        [] => Err("has no number".into()),
-    }
-}
-
-fn integer(text: &[u8], unit_ms: i64) -> Result<i64, String> {
-    let number: Option<i64> = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    number
-        .and_then(|number| number.checked_mul(unit_ms))
-        .ok_or_else(|| format!("{:?} is not an integer in range", String::from_utf8_lossy(text)))
-}
-
-fn none_left(args: &[Bytes<'_>], reason: &str) -> Result<(), String> {
-    if args.is_empty() { Ok(()) } else { Err(reason.to_owned()) }
-}
-
-fn some<'a>(args: Vec<Bytes<'a>>) -> Result<Vec<Bytes<'a>>, String> {
-    if args.is_empty() { Err("has nothing behind its key".into()) } else { Ok(args) }
-}
-
-fn pairs<'a>(args: Vec<Bytes<'a>>, what: &str) -> Result<Vec<(Bytes<'a>, Bytes<'a>)>, String> {
-    if args.is_empty() || !args.len().is_multiple_of(2) {
-        return Err(format!("takes pairs of {what}"));
-    }
-    let mut args = args.into_iter();
-    let mut pairs = Vec::with_capacity(args.len() / 2);
-    while let (Some(first), Some(second)) = (args.next(), args.next()) {
-        pairs.push((first, second));
-    }
-    Ok(pairs)
-}
-
-fn scored<'a>(args: Vec<Bytes<'a>>) -> Result<Vec<(Bytes<'a>, Bytes<'a>)>, String> {
-    if let Some(flag) = args.first().and_then(|first| std::str::from_utf8(first).ok())
-        && ["NX", "XX", "GT", "LT", "CH", "INCR"].contains(&flag.to_ascii_uppercase().as_str())
-    {
-        return Err(format!("flag {flag} is refused: ZADD the resulting scores"));
-    }
-    pairs(args, "score and member")
-}
-
 /// The number that Redis would read from a score's text.
 #[must_use]
 pub fn score_of(text: &[u8]) -> Option<f64> {
@@ -506,53 +277,8 @@ pub fn score_of(text: &[u8]) -> Option<f64> {
     text.parse().ok().filter(|_: &f64| plain)
 }
 
-/// A string, or `{"b64":"…"}`, or (in MessagePack) `bin`.
-struct Arg<'a>(Bytes<'a>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Arg<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ArgVisitor).map(Arg)
-    }
-}
-
-struct ArgVisitor;
-
-impl<'de> Visitor<'de> for ArgVisitor {
-    type Value = Bytes<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or {\"b64\":\"…\"} (numbers are sent as strings)")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text.as_bytes()))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.as_bytes().to_vec()))
-    }
-
-    fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(bytes))
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(bytes.to_vec()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let bytes = match map.next_entry::<Cow<'de, str>, Cow<'de, str>>()? {
-            Some((name, text)) if name == "b64" => base64_simd::STANDARD
-                .decode_to_vec(text.as_bytes())
-                .map_err(|_| de::Error::custom("b64 is not standard base64 with padding"))?,
-            _ => return Err(de::Error::custom("a value that is an object is {\"b64\":\"…\"}")),
-        };
-        match map.next_entry::<IgnoredAny, IgnoredAny>()? {
-            None => Ok(Cow::Owned(bytes)),
-            Some(_) => Err(de::Error::custom("{\"b64\":\"…\"} has no other field")),
-        }
-    }
-}
+#[cfg(test)]
+pub(crate) mod arbitrary;
 
 #[cfg(test)]
 mod tests {
@@ -633,6 +359,15 @@ mod tests {
         ] {
             assert_eq!(refused(json).keys, [b"a".to_vec(), b"b".to_vec()], "{json}");
         }
+    }
+
+    #[test]
+    fn a_change_of_arguments_is_held_to_the_same_rules() {
+        let args = |args: &[&'static str]| args.iter().map(|arg| Cow::Borrowed(arg.as_bytes())).collect::<Vec<_>>();
+        let made = Change::from_commands(vec![args(&["DEL", "k"]), args(&["rpush", "k", "a"])]).unwrap();
+        assert_eq!(made.to_json(), r#"{"v":1,"cmds":[["DEL","k"],["RPUSH","k","a"]]}"#);
+        let refused = Change::from_commands(vec![args(&["RPUSH", "k", "a"])]).unwrap_err();
+        assert_eq!(refused.keys, [b"k".to_vec()]);
     }
 
     #[test]

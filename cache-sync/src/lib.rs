@@ -6,6 +6,7 @@
 //!
 //! Knows nothing of schedules or jobs; the contract for producers in other languages is CONTRACT.md.
 
+pub mod arguments;
 pub mod change;
 pub mod event;
 pub mod fold;
@@ -13,6 +14,7 @@ pub mod forward;
 pub mod frame;
 pub mod invoke;
 pub mod keys;
+pub mod kpl;
 pub mod lane;
 pub mod lane_record;
 pub mod position;
@@ -23,3 +25,4 @@ pub mod region;
 pub mod scope;
 pub mod snapshot;
 pub mod stream;
+pub mod wire;

@@ -3,8 +3,10 @@
 //! A record that decodes gives each of its changes or why that one is refused; one that does not decode gives one
 //! reason for the whole.
 
-use crate::change::{CONTRACT_VERSION, Change, Refused};
+use crate::change::{Change, Refused};
 use crate::frame::{self, Frame, FrameError};
+use crate::kpl::{self, KplError};
+use crate::wire::{self, Item, messagepack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -35,9 +37,21 @@ pub struct Heartbeat {
 /// Why a whole record cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecodable {
-    /// Neither an object nor an array.
-    #[error("a record starts with {{ or [: this one starts with byte {0:#04x}")]
+    /// None of the contract's forms.
+    #[error("a record is JSON, MessagePack, a KPL record or a frame: this one starts with byte {0:#04x}")]
     FirstByte(u8),
+    /// A KPL record that does not hold.
+    #[error(transparent)]
+    Kpl(#[from] KplError),
+    /// A frame or a KPL record within a KPL record.
+    #[error("a user record is JSON or MessagePack: this one is packed again")]
+    Nested,
+    /// Not MessagePack.
+    #[error("the record is not MessagePack: {0}")]
+    NotMessagePack(#[from] messagepack::Malformed),
+    /// Something stands behind the one value of a record.
+    #[error("the record has bytes behind its MessagePack value")]
+    Trailing,
     /// Not base64 in the event.
     #[error("the record's data is not base64")]
     NotBase64,
@@ -100,36 +114,101 @@ impl Data {
     /// # Errors
     /// [`Undecodable`] where no change can be told from another.
     pub fn decode(&self, partition_key: &str) -> Result<Content<'_>, Undecodable> {
-        let _ = partition_key;
         match &self.0 {
-            Form::Plain(bytes) => decode(bytes),
+            Form::Plain(bytes) if kpl::is_aggregated(bytes) => aggregated(bytes, partition_key),
+            Form::Plain(bytes) => plain(bytes),
             Form::Frame(frame) => Ok(Content::Changes(frame.changes()?)),
         }
     }
 }
 
-fn decode(data: &[u8]) -> Result<Content<'_>, Undecodable> {
-    let first = data.iter().find(|byte| !byte.is_ascii_whitespace()).ok_or(Undecodable::Empty)?;
-    let is_array = match first {
-        b'{' => false,
-        b'[' => true,
-        other => return Err(Undecodable::FirstByte(*other)),
-    };
+type Changes<'a> = Vec<Result<Change<'a>, Refused>>;
+
+/// One change, an array of changes, or a heartbeat, in JSON or MessagePack: the first byte tells.
+fn plain(data: &[u8]) -> Result<Content<'_>, Undecodable> {
+    let first = *data.iter().find(|byte| !byte.is_ascii_whitespace()).ok_or(Undecodable::Empty)?;
+    match first {
+        b'{' => json(data),
+        b'[' => json_array(std::str::from_utf8(data).map_err(Undecodable::NotUtf8)?).map(Content::Changes),
+        // MessagePack has no white space before it.
+        first if messagepack::is_map(data[0]) && first == data[0] => messagepack_map(data),
+        first if messagepack::is_array(data[0]) && first == data[0] => messagepack_array(data).map(Content::Changes),
+        other => Err(Undecodable::FirstByte(other)),
+    }
+}
+
+fn json(data: &[u8]) -> Result<Content<'_>, Undecodable> {
     let text = std::str::from_utf8(data).map_err(Undecodable::NotUtf8)?;
-    if is_array {
-        let items: Vec<&RawValue> = serde_json::from_str(text).map_err(Undecodable::NotJson)?;
-        if items.len() > CHANGES_MAX {
-            return Err(Undecodable::TooMany(items.len()));
+    match wire::item_from_json(text) {
+        Ok(Item::Heartbeat(heartbeat)) => Ok(Content::Heartbeat(heartbeat)),
+        Ok(Item::Change(change)) => Ok(Content::Changes(vec![Ok(change)])),
+        Err(fault) => {
+            // Decoding ended at the first fault; the rest may not even be JSON.
+            serde_json::from_str::<&RawValue>(text).map_err(Undecodable::NotJson)?;
+            Ok(Content::Changes(vec![Err(fault.refused())]))
         }
-        return Ok(Content::Changes(items.into_iter().map(|item| Change::from_json(item.get())).collect()));
     }
-    let item: &RawValue = serde_json::from_str(text).map_err(Undecodable::NotJson)?;
-    if let Ok(heartbeat) = serde_json::from_str::<Heartbeat>(item.get())
-        && heartbeat.v == CONTRACT_VERSION
-    {
-        return Ok(Content::Heartbeat(heartbeat));
+}
+
+fn json_array(text: &str) -> Result<Changes<'_>, Undecodable> {
+    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(Undecodable::NotJson)?;
+    if items.len() > CHANGES_MAX {
+        return Err(Undecodable::TooMany(items.len()));
     }
-    Ok(Content::Changes(vec![Change::from_json(item.get())]))
+    Ok(items.into_iter().map(|item| Change::from_json(item.get())).collect())
+}
+
+fn messagepack_map(data: &[u8]) -> Result<Content<'_>, Undecodable> {
+    match messagepack::split(data)? {
+        (_, [_, ..]) => Err(Undecodable::Trailing),
+        (_, []) => Ok(match wire::item_from_messagepack(data) {
+            Ok(Item::Heartbeat(heartbeat)) => Content::Heartbeat(heartbeat),
+            Ok(Item::Change(change)) => Content::Changes(vec![Ok(change)]),
+            Err(refused) => Content::Changes(vec![Err(refused)]),
+        }),
+    }
+}
+
+fn messagepack_array(data: &[u8]) -> Result<Changes<'_>, Undecodable> {
+    let (count, mut rest) = messagepack::array(data)?.ok_or(Undecodable::FirstByte(data[0]))?;
+    if count > CHANGES_MAX {
+        return Err(Undecodable::TooMany(count));
+    }
+    let mut changes = Vec::with_capacity(count.min(rest.len()));
+    for _ in 0..count {
+        let (value, behind) = messagepack::split(rest)?;
+        changes.push(Change::from_messagepack(value.bytes));
+        rest = behind;
+    }
+    if rest.is_empty() { Ok(changes) } else { Err(Undecodable::Trailing) }
+}
+
+/// A user record that is not of the record's lane, or does not decode, is one change that is refused.
+fn aggregated<'a>(data: &'a [u8], partition_key: &str) -> Result<Content<'a>, Undecodable> {
+    let mut changes = Vec::new();
+    for user_record in kpl::user_records(data)? {
+        if user_record.partition_key == partition_key {
+            changes.extend(user_changes(user_record.data));
+        } else {
+            changes.push(Err(Refused::of_no_key(format!(
+                "the user record's partition key is {:?}, the record's {partition_key:?}: pack one lane into a record",
+                user_record.partition_key
+            ))));
+        }
+        if changes.len() > CHANGES_MAX {
+            return Err(Undecodable::TooMany(changes.len()));
+        }
+    }
+    Ok(Content::Changes(changes))
+}
+
+fn user_changes(data: &[u8]) -> Changes<'_> {
+    let nested = frame::is_frame(data) || kpl::is_aggregated(data);
+    match if nested { Err(Undecodable::Nested) } else { plain(data) } {
+        Ok(Content::Changes(changes)) => changes,
+        Ok(Content::Heartbeat(_)) => vec![Err(Refused::of_no_key("a heartbeat stands alone in its record"))],
+        Err(error) => vec![Err(Refused::of_no_key(format!("the user record: {error}")))],
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn changes(data: &[u8]) -> Vec<Result<Change<'_>, Refused>> {
-        match decode(data).unwrap() {
+        match plain(data).unwrap() {
             Content::Changes(changes) => changes,
             Content::Heartbeat(heartbeat) => panic!("{heartbeat:?}"),
         }
@@ -160,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_no_change() {
-        let Content::Heartbeat(heartbeat) = decode(br#"{"v":1,"heartbeat":7,"at_ms":9}"#).unwrap() else { panic!() };
+        let Content::Heartbeat(heartbeat) = plain(br#"{"v":1,"heartbeat":7,"at_ms":9}"#).unwrap() else { panic!() };
         assert_eq!((heartbeat.heartbeat, heartbeat.at_ms), (7, 9));
     }
 
@@ -168,24 +247,24 @@ mod tests {
     fn what_does_not_decode_says_why() {
         for (data, words) in [
             (&b""[..], "empty"),
-            (b"hello", "starts with"),
+            (b"hello", "starts with byte"),
             (b"{\"v\":1", "not JSON"),
             (b"[1,", "not JSON"),
             (b"{\"v\":\xff}", "not UTF-8"),
         ] {
-            assert!(decode(data).unwrap_err().to_string().contains(words), "{data:?}");
+            assert!(plain(data).unwrap_err().to_string().contains(words), "{data:?}");
         }
     }
 
     proptest! {
         #[test]
         fn no_input_panics(data in proptest::collection::vec(any::<u8>(), 0..200)) {
-            decode(&data).ok();
+            plain(&data).ok();
         }
 
         #[test]
         fn no_json_like_input_panics(text in r#"[\[{]("v":1,|"cmd":|\["SET",|"k"|,|"b64":|\{|\}|\]|[0-9]|"PX"|"ref"){0,20}"#) {
-            decode(text.as_bytes()).ok();
+            plain(text.as_bytes()).ok();
         }
     }
 }

@@ -110,6 +110,13 @@ fn one_bad_change_of_a_frame_leaves_the_others() {
 
 proptest! {
     #[test]
+    fn what_is_pushed_is_what_is_decoded(changes in proptest::collection::vec(crate::change::arbitrary::change(), 0..40)) {
+        let opened = Frame::open(framed(&changes)).unwrap();
+        let decoded: Vec<_> = opened.changes().unwrap().into_iter().map(Result::unwrap).collect();
+        prop_assert_eq!(decoded, changes);
+    }
+
+    #[test]
     fn no_input_panics(data in proptest::collection::vec(any::<u8>(), 0..300), codec in 0..3_u8, count in 0..9_u8) {
         let mut frame = vec![b'T', b'M', VERSION, codec, count, 0, 0, 0];
         frame.extend_from_slice(&(data.len() as u32).to_le_bytes());
