@@ -1,12 +1,46 @@
 //! Every name that this crate builds: Redis keys, object keys, function names.
 
-use crate::lane::Lane;
+use crate::lane::{Lane, SLOTS, slot as slot_of};
 use crate::position::Position;
+use std::sync::LazyLock;
 
 /// Redis key of a lane's record.
 #[must_use]
 pub fn lane_record(lane: Lane) -> String {
     format!("tidemark:lane:{lane}")
+}
+
+/// Redis key of the record of one slot of a lane, on a cluster: its hash tag makes it live in that slot.
+#[must_use]
+pub fn slot_record(lane: Lane, slot: u16) -> String {
+    format!("tidemark:lane:{lane}:{{{}}}", slot_tag(slot))
+}
+
+/// Redis key under which the value of a large change is built before it takes the key's place; in the key's slot, and
+/// never the same twice.
+#[must_use]
+pub fn aside(slot: u16) -> String {
+    format!("tidemark:aside:{{{}}}:{}", slot_tag(slot), uuid::Uuid::new_v4().simple())
+}
+
+/// The smallest decimal number whose slot is `slot`.
+fn slot_tag(slot: u16) -> u32 {
+    static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+        let mut tags = vec![u32::MAX; usize::from(SLOTS)];
+        let mut left = tags.len();
+        for number in 0..u32::MAX {
+            let tag = &mut tags[usize::from(slot_of(number.to_string().as_bytes()))];
+            if *tag == u32::MAX {
+                *tag = number;
+                left -= 1;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        tags
+    });
+    TAGS[usize::from(slot % SLOTS)]
 }
 
 /// Field of a lane record that holds a producer's last seq.
@@ -54,3 +88,16 @@ pub fn tail(run: &str, lane: Lane) -> String {
 
 /// Name of the regional function.
 pub const REPLAY_FUNCTION: &str = "tidemark-cache-replay";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_slot_lives_in_that_slot() {
+        for slot in 0..SLOTS {
+            assert_eq!(slot_of(slot_record(Lane(3), slot).as_bytes()), slot);
+            assert_eq!(slot_of(aside(slot).as_bytes()), slot);
+        }
+    }
+}

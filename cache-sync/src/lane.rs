@@ -67,6 +67,13 @@ impl Lanes {
         Lane(slot / (SLOTS / self.0))
     }
 
+    /// The slots of a lane's keys.
+    #[must_use]
+    pub fn slots(self, lane: Lane) -> std::ops::Range<u16> {
+        let width = SLOTS / self.0;
+        lane.0 * width..(lane.0 + 1) * width
+    }
+
     /// The lane that a record's partition key names, if it names one of this stream's.
     #[must_use]
     pub fn of_partition_key(self, partition_key: &str) -> Option<Lane> {

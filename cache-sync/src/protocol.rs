@@ -95,6 +95,9 @@ pub struct Counts {
     pub skipped: u64,
     /// A producer's retry of what was applied.
     pub repeated: u64,
+    /// Not sent, because a later change of the same chunk leaves nothing of them.
+    #[serde(default)]
+    pub coalesced: u64,
     /// Refused or failed, and quarantined.
     pub quarantined: u64,
     /// Collection commands or renewals that found no key.
@@ -109,6 +112,7 @@ impl Counts {
         self.applied += other.applied;
         self.skipped += other.skipped;
         self.repeated += other.repeated;
+        self.coalesced += other.coalesced;
         self.quarantined += other.quarantined;
         self.missed += other.missed;
         self.lag_ms_max = self.lag_ms_max.max(other.lag_ms_max);

@@ -10,8 +10,10 @@ use tidemark_runtime::{clients, logs};
 #[tokio::main]
 async fn main() -> Result<(), lambda_runtime::Error> {
     logs::init();
-    let settings = RegionSettings::read(&Settings::from_env())?;
-    let s3 = clients::s3(&clients::config(None).await);
+    let config = clients::config(None).await;
+    let mut settings = RegionSettings::read(&Settings::from_env())?;
+    settings.redis.login = settings.redis.login.with_credentials(config.credentials_provider());
+    let s3 = clients::s3(&config);
     let region = Region::new(settings, s3, Clock::system())?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| {
         let region = &region;

@@ -1,64 +1,107 @@
-//! Connections to the region's Redis, and what is read once from each.
+//! Connections to the region's Redis, standalone or cluster, and what is read once from each.
 
-use super::RegionError;
+use super::login::Login;
+use super::{RegionError, cluster};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tidemark_runtime::settings::{SettingError, Settings};
 
-/// Connections that a batch uses at once: lanes in parallel over two hide the round trip of the fence.
-pub(super) const CONNECTIONS: usize = 2;
+/// Connections that a batch uses at once on a standalone Redis: lanes in parallel over two hide the round trip of the
+/// fence.
+pub const CONNECTIONS: usize = 2;
 /// SET with PXAT came with 6.2.
 const VERSION_MIN: (u32, u32) = (6, 2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the cluster client sends a command again (a moved slot, a lost connection, a slot in migration); what it
+/// gives up on is delivered again by the mapping.
+const CLUSTER_RETRIES: u32 = 5;
 
 /// Where a region's Redis is and how to log in. Secrets are not shown.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://HOST:PORT/DB`, or `rediss://` for TLS.
+    /// `redis://HOST:PORT/DB`, or `rediss://` for TLS. Whether it is a cluster is asked of the server.
     pub url: String,
-    /// ACL user, if any.
-    pub user: Option<String>,
-    /// Password, if any.
-    pub password: Option<String>,
+    /// How to log in.
+    pub login: Login,
+    /// Certificates that sign the server's, in PEM, where no public authority does.
+    pub authorities: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("RedisSettings").field("login", &self.login).finish_non_exhaustive()
     }
 }
 
 impl RedisSettings {
-    pub(super) fn read(settings: &Settings<'_>) -> Result<Self, SettingError> {
+    pub(super) fn read(settings: &Settings<'_>, region: &str) -> Result<Self, SettingError> {
         Ok(Self {
             url: settings.required("TIDEMARK_REDIS_URL", "the region's Redis, rediss://HOST:PORT")?,
-            user: settings.optional("TIDEMARK_REDIS_USER"),
-            password: settings.optional("TIDEMARK_REDIS_PASSWORD"),
+            login: Login::read(settings, region)?,
+            authorities: settings.file("TIDEMARK_REDIS_CA_FILE")?,
         })
     }
 
-    fn client(&self) -> Result<Client, redis::RedisError> {
-        let info = self.url.as_str().into_connection_info()?;
+    /// The address with a login that is good now.
+    async fn info(&self) -> Result<ConnectionInfo, RegionError> {
+        let info = self.url.as_str().into_connection_info().map_err(redis_error("reading TIDEMARK_REDIS_URL"))?;
         let mut login = info.redis_settings().clone();
-        if let Some(user) = &self.user {
+        let (user, password) = self.login.now().await?;
+        if let Some(user) = user {
             login = login.set_username(user);
         }
-        if let Some(password) = &self.password {
+        if let Some(password) = password {
             login = login.set_password(password);
         }
-        Client::open(info.set_redis_settings(login))
+        Ok(info.set_redis_settings(login))
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        let root_cert = self.authorities.clone()?;
+        Some(TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
+    }
+
+    async fn client(&self) -> Result<Client, RegionError> {
+        let info = self.info().await?;
+        match self.certificates() {
+            Some(certificates) => Client::build_with_tls(info, certificates),
+            None => Client::open(info),
+        }
+        .map_err(redis_error("reading TIDEMARK_REDIS_URL"))
+    }
+
+    async fn cluster_client(&self) -> Result<ClusterClient, RegionError> {
+        let mut builder = ClusterClientBuilder::new([self.info().await?])
+            .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(RESPONSE_TIMEOUT)
+            .retries(CLUSTER_RETRIES);
+        if let Some(certificates) = self.certificates() {
+            builder = builder.certs(certificates);
+        }
+        builder.build().map_err(redis_error("reading TIDEMARK_REDIS_URL"))
     }
 }
 
-/// A few connections, each used by one lane at a time because a WATCH belongs to its connection.
+/// The way to the region's Redis.
 pub struct Connections {
-    client: Client,
-    idle: Mutex<Vec<Connection>>,
+    settings: RedisSettings,
+    known: Mutex<Known>,
+}
+
+/// What was found out so far.
+enum Known {
+    Nothing,
+    /// Idle connections, each used by one lane at a time because a WATCH belongs to its connection.
+    Standalone(Vec<Connection>),
+    /// One client that all share: nothing on it is tied to a connection.
+    Cluster(ClusterConnection),
 }
 
 impl fmt::Debug for Connections {
@@ -73,55 +116,113 @@ pub(super) struct Connection {
     pub(super) server: Server,
 }
 
+/// A connection for one unit of work.
+pub(super) enum Session {
+    Standalone(Connection),
+    Cluster(ClusterConnection),
+}
+
 /// What is known of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub(super) version: String,
     /// Whether PEXPIRETIME is there (7.0 and later, Valkey too).
     pub(super) has_expire_time: bool,
+    is_cluster: bool,
 }
 
 impl Connections {
-    pub(super) fn new(settings: &RedisSettings) -> Result<Self, RegionError> {
-        let client = settings.client().map_err(redis_error("reading TIDEMARK_REDIS_URL"))?;
-        Ok(Self { client, idle: Mutex::default() })
+    pub(super) fn new(settings: RedisSettings) -> Result<Self, RegionError> {
+        settings.url.as_str().into_connection_info().map_err(redis_error("reading TIDEMARK_REDIS_URL"))?;
+        Ok(Self { settings, known: Mutex::new(Known::Nothing) })
     }
 
     /// An idle connection, or a new one. What failed on a connection is not given back, so it is closed.
+    pub(super) async fn session(&self) -> Result<Session, RegionError> {
+        match &mut *self.known() {
+            Known::Standalone(idle) => {
+                if let Some(connection) = idle.pop() {
+                    return Ok(Session::Standalone(connection));
+                }
+            }
+            Known::Cluster(cluster) => return Ok(Session::Cluster(cluster.clone())),
+            Known::Nothing => {}
+        }
+        self.connect().await
+    }
+
+    /// As [`Connections::session`], for what is not built for a cluster yet.
     pub(super) async fn take(&self) -> Result<Connection, RegionError> {
-        let idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-        match idle {
-            Some(connection) => Ok(connection),
-            None => self.connect().await,
+        match self.session().await? {
+            Session::Standalone(connection) => Ok(connection),
+            Session::Cluster(_) => Err(RegionError::Misconfigured(
+                "this Redis is in cluster mode: snapshots and resyncs do not work with one yet".to_owned(),
+            )),
         }
     }
 
+    /// Whether the region's Redis is a cluster.
+    pub(super) async fn is_cluster(&self) -> Result<bool, RegionError> {
+        let session = self.session().await?;
+        let is_cluster = matches!(session, Session::Cluster(_));
+        self.give_back(session);
+        Ok(is_cluster)
+    }
+
     /// Keeps a connection that did its work for the next lane.
-    pub(super) fn give_back(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if idle.len() < CONNECTIONS {
+    pub(super) fn give_back(&self, session: impl Into<Session>) {
+        if let (Session::Standalone(connection), Known::Standalone(idle)) = (session.into(), &mut *self.known())
+            && idle.len() < CONNECTIONS
+        {
             idle.push(connection);
         }
     }
 
-    async fn connect(&self) -> Result<Connection, RegionError> {
+    /// Connects anew at the next use: after a failure the address, the login or the kind of server may be another.
+    pub(super) fn forget(&self) {
+        *self.known() = Known::Nothing;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<Session, RegionError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let mut redis = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(redis_error("connecting"))?;
+        let client = self.settings.client().await?;
+        let mut redis =
+            client.get_multiplexed_async_connection_with_config(&config).await.map_err(redis_error("connecting"))?;
         let info: String = redis::cmd("INFO").query_async(&mut redis).await.map_err(redis_error("INFO"))?;
-        let info = parse_info(&info);
-        Ok(Connection { redis, server: Server::checked(&info)? })
+        let server = Server::checked(&parse_info(&info))?;
+        if !server.is_cluster {
+            let mut known = self.known();
+            if !matches!(*known, Known::Standalone(_)) {
+                *known = Known::Standalone(Vec::new());
+            }
+            return Ok(Session::Standalone(Connection { redis, server }));
+        }
+        let client = self.settings.cluster_client().await?;
+        let mut cluster = client.get_async_connection().await.map_err(redis_error("connecting to the cluster"))?;
+        cluster::servers(&mut cluster).await?;
+        *self.known() = Known::Cluster(cluster.clone());
+        Ok(Session::Cluster(cluster))
+    }
+}
+
+impl From<Connection> for Session {
+    fn from(connection: Connection) -> Self {
+        Session::Standalone(connection)
     }
 }
 
 impl Server {
     /// What INFO says of a server, where it is one that can be used.
-    fn checked(info: &HashMap<String, String>) -> Result<Self, RegionError> {
+    ///
+    /// # Errors
+    /// [`RegionError::Misconfigured`] with what to change.
+    pub(super) fn checked(info: &HashMap<String, String>) -> Result<Self, RegionError> {
         let field = |name: &str| info.get(name).map_or("", String::as_str);
         let policy = field("maxmemory_policy");
         // Lane records have no expiry, so only these policies could evict them.
@@ -130,17 +231,13 @@ impl Server {
                 "maxmemory-policy {policy} may evict lane records: use volatile-lru, volatile-ttl or noeviction"
             )));
         }
-        if field("cluster_enabled") == "1" {
-            let reason = "this Redis is in cluster mode, which is not supported yet: use one without cluster mode";
-            return Err(RegionError::Misconfigured(reason.to_owned()));
-        }
         let version = field("redis_version").to_owned();
         let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
         let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if release < VERSION_MIN {
             return Err(RegionError::Misconfigured(format!("Redis {version} is too old: use 6.2 or newer, or Valkey")));
         }
-        Ok(Self { has_expire_time: release.0 >= 7, version })
+        Ok(Self { has_expire_time: release.0 >= 7, version, is_cluster: field("cluster_enabled") == "1" })
     }
 }
 
@@ -170,7 +267,6 @@ mod tests {
         let version = ("redis_version", "7.0.15");
         for (fields, words) in [
             ([version, ("maxmemory_policy", "allkeys-lru")], "volatile-lru"),
-            ([version, ("cluster_enabled", "1")], "without cluster mode"),
             ([("redis_version", "6.0.16"), ("cluster_enabled", "0")], "6.2 or newer"),
         ] {
             assert!(checked(&fields).unwrap_err().to_string().contains(words), "{fields:?}");
@@ -179,15 +275,5 @@ mod tests {
             assert!(checked(&[version, ("maxmemory_policy", policy)]).unwrap().has_expire_time);
         }
         assert!(!checked(&[("redis_version", "6.2.7")]).unwrap().has_expire_time);
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let settings = RedisSettings {
-            url: "redis://:hunter2@h:1".into(),
-            user: Some("app".into()),
-            password: Some("hunter2".into()),
-        };
-        assert!(!format!("{settings:?}").contains("hunter2"));
     }
 }

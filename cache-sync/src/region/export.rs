@@ -10,7 +10,7 @@ use crate::lane::Lane;
 use crate::lane_record::{State, from_hash};
 use crate::protocol::{Listing, SnapshotLane};
 use crate::snapshot::{Kind, LaneMarks, Manifest, SNAPSHOT_VERSION, Stored, from_items};
-use redis::{FromRedisValue, Pipeline, Value, from_redis_value};
+use redis::{Cmd, FromRedisValue, Pipeline, Value, from_redis_value};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
@@ -140,24 +140,13 @@ impl Scan {
     }
 }
 
-/// One key's state, if it is there.
-pub(super) async fn read_state(connection: &mut Connection, key: &[u8]) -> Result<Option<KeyState>, RegionError> {
-    Ok(read_states(connection, &[key.to_vec()]).await?.pop().map(|(_, state)| state))
-}
-
 /// The states of those keys that are there. A key that changes type between the two readings is left out: the stream
 /// then holds a change of it past the start mark, which decides.
 async fn read_states(connection: &mut Connection, found: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, KeyState)>, RegionError> {
     let kinds = read_kinds(connection, found).await?;
     let mut pipeline = Pipeline::new();
     for (key, (kind, _)) in found.iter().zip(&kinds) {
-        match kind {
-            Some(Kind::Hash) => pipeline.cmd("HGETALL").arg(key),
-            Some(Kind::List) => pipeline.cmd("LRANGE").arg(key).arg(0).arg(-1),
-            Some(Kind::Set) => pipeline.cmd("SMEMBERS").arg(key),
-            Some(Kind::Zset) => pipeline.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES"),
-            Some(Kind::String) | None => pipeline.cmd("GET").arg(key),
-        };
+        pipeline.add_command(read_command(*kind, key));
     }
     if found.is_empty() {
         return Ok(Vec::new());
@@ -173,19 +162,43 @@ async fn read_states(connection: &mut Connection, found: &[Vec<u8>]) -> Result<V
         if is_absent(&answer) || matches!(answer, Value::ServerError(_)) {
             continue;
         }
-        let items: Vec<Vec<u8>> = match kind {
-            Kind::String => vec![read_as(answer)?],
-            _ => read_as(answer)?,
-        };
-        // SCORES come behind their members here, and before them where a sorted set is written.
-        let items = if kind == Kind::Zset { swap_pairs(items) } else { items };
-        let value = from_items(kind, items).ok_or_else(|| RegionError::Corrupt {
-            object: String::from_utf8_lossy(key).into_owned(),
-            reason: "redis answered with something that does not fit the key's type".into(),
-        })?;
-        states.push((key.clone(), KeyState { value, expires_at_ms }));
+        states.push((key.clone(), state_of(kind, answer, expires_at_ms, key)?));
     }
     Ok(states)
+}
+
+/// The command that reads a whole key of a type.
+pub(super) fn read_command(kind: Option<Kind>, key: &[u8]) -> Cmd {
+    let (name, range): (&str, &[&str]) = match kind {
+        Some(Kind::Hash) => ("HGETALL", &[]),
+        Some(Kind::List) => ("LRANGE", &["0", "-1"]),
+        Some(Kind::Set) => ("SMEMBERS", &[]),
+        Some(Kind::Zset) => ("ZRANGE", &["0", "-1", "WITHSCORES"]),
+        Some(Kind::String) | None => ("GET", &[]),
+    };
+    let mut command = redis::cmd(name);
+    command.arg(key).arg(range);
+    command
+}
+
+/// The state that the answer to [`read_command`] tells.
+pub(super) fn state_of(
+    kind: Kind,
+    answer: Value,
+    expires_at_ms: Option<i64>,
+    key: &[u8],
+) -> Result<KeyState, RegionError> {
+    let items: Vec<Vec<u8>> = match kind {
+        Kind::String => vec![read_as(answer)?],
+        _ => read_as(answer)?,
+    };
+    // SCORES come behind their members here, and before them where a sorted set is written.
+    let items = if kind == Kind::Zset { swap_pairs(items) } else { items };
+    let value = from_items(kind, items).ok_or_else(|| RegionError::Corrupt {
+        object: String::from_utf8_lossy(key).into_owned(),
+        reason: "redis answered with something that does not fit the key's type".into(),
+    })?;
+    Ok(KeyState { value, expires_at_ms })
 }
 
 /// Type and absolute expiry of each key; `None` for what is absent. A type that this version does not carry (a stream, a
@@ -215,7 +228,11 @@ async fn read_kinds(
     Ok(kinds)
 }
 
-fn kind_named(name: &str, key: &[u8]) -> Result<Option<Kind>, RegionError> {
+/// A type by Redis's name for it; `None` where the key is absent.
+///
+/// # Errors
+/// For a type that this version does not carry.
+pub(super) fn kind_named(name: &str, key: &[u8]) -> Result<Option<Kind>, RegionError> {
     Ok(Some(match name {
         "string" => Kind::String,
         "hash" => Kind::Hash,

@@ -1,71 +1,139 @@
-//! The fence: every write to a lane is a compare-and-set on its lane record.
+//! The fence: every write is a compare-and-set on the lane record that covers it.
 //!
-//! On one connection: WATCH and read the record, wait, compare, then MULTI … EXEC with the changes and the new record.
-//! EXEC fails where anybody wrote the record after the read, so a timed-out invocation whose commands arrive late
-//! cannot overwrite its successor. The read for the next chunk travels behind the EXEC of this one, so a chunk costs
-//! one round trip; the comparison still happens before the next MULTI is sent.
+//! On a standalone Redis, on one connection: WATCH and read the record, wait, compare, then MULTI … EXEC with the
+//! changes and the new record. EXEC fails where anybody wrote the record after the read, so a timed-out invocation
+//! whose commands arrive late cannot overwrite its successor. The read for the next chunk travels behind the EXEC of
+//! this one, so a chunk costs one round trip; the comparison still happens before the next MULTI is sent. On a cluster
+//! the same comparison stands in a script: see [`super::cluster`].
 
 use super::RegionError;
+use super::commands::Op;
 use super::connection::{Connection, parse_info, redis_error};
 use crate::keys;
-use crate::lane::Lane;
+use crate::lane::{Lane, slot};
 use crate::lane_record::{FIELDS, LaneRecord, Producers};
-use redis::{Pipeline, Value, from_redis_value};
+use crate::position::Position;
+use redis::{Cmd, Pipeline, Value, from_redis_value};
 
-/// What the fence read: the record as it stands, watched.
-#[derive(Debug)]
+/// Field of a lane record that names the changes that failed in it and are not in quarantine yet, one a line.
+pub(super) const FAILED_FIELD: &str = "failed";
+
+/// What one lane record covers: a whole lane, or on a cluster one slot of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Unit {
+    pub(super) lane: Lane,
+    pub(super) slot: Option<u16>,
+}
+
+impl Unit {
+    /// A lane of a standalone Redis.
+    pub(super) fn lane(lane: Lane) -> Self {
+        Self { lane, slot: None }
+    }
+
+    /// Redis key of its record.
+    pub(super) fn record_key(self) -> String {
+        match self.slot {
+            None => keys::lane_record(self.lane),
+            Some(slot) => keys::slot_record(self.lane, slot),
+        }
+    }
+
+    /// Whether a key of its lane is covered by its record.
+    pub(super) fn covers(self, key: &[u8]) -> bool {
+        self.slot.is_none_or(|own| own == slot(key))
+    }
+}
+
+/// What the fence read: the record as it stands.
+#[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) record: Option<LaneRecord>,
     /// Last seqs of the producers that were asked for.
     pub(super) producers: Producers,
     /// The server's replication ID.
     pub(super) replication_id: String,
+    /// Changes that failed and may not be in quarantine yet: `POSITION REASON` a line.
+    pub(super) failed: String,
+}
+
+impl View {
+    /// Reads a record's fields, [`FAILED_FIELD`] and the producers' fields, in this order.
+    pub(super) fn new(
+        lane: Lane,
+        producers: &[&str],
+        mut fields: Vec<Option<String>>,
+        replication_id: String,
+    ) -> Result<Self, RegionError> {
+        let damaged = |source| RegionError::LaneRecord { lane, source };
+        let seqs = fields.split_off((FIELDS.len() + 1).min(fields.len()));
+        let failed = fields.pop().flatten().unwrap_or_default();
+        let record = LaneRecord::from_fields(&fields).map_err(damaged)?;
+        let mut last_seqs = Producers::new();
+        for (producer, value) in producers.iter().zip(seqs) {
+            if let Some(value) = value {
+                last_seqs.insert((*producer).to_owned(), value.parse().map_err(damaged)?);
+            }
+        }
+        Ok(Self { record, producers: last_seqs, replication_id, failed })
+    }
+
+    /// The record's mark.
+    pub(super) fn mark(&self) -> Option<&Position> {
+        self.record.as_ref().and_then(|record| record.mark.as_ref())
+    }
 }
 
 /// Commands of one chunk, applied together with the lane record or not at all.
 pub(super) struct Transaction {
-    lane: Lane,
-    pipeline: Pipeline,
+    pub(super) unit: Unit,
+    pub(super) ops: Vec<Op>,
 }
 
 impl Transaction {
-    pub(super) fn new(lane: Lane) -> Self {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("MULTI");
-        Self { lane, pipeline }
+    pub(super) fn new(unit: Unit) -> Self {
+        Self { unit, ops: Vec::new() }
     }
 
-    /// Adds a command and returns the index of its answer in what [`Transaction::execute`] returns.
-    pub(super) fn add(&mut self, command: redis::Cmd) -> usize {
-        self.pipeline.add_command(command);
-        self.pipeline.len() - 2
+    /// Adds an operation and returns the index of its answer in what the execution returns.
+    pub(super) fn add(&mut self, op: impl Into<Op>) -> usize {
+        self.ops.push(op.into());
+        self.ops.len() - 1
     }
 
-    /// Executes, and where `watch_next` is given reads the record again for the next chunk in the same write.
+    /// Executes on a connection that watches the record, and with `watch_next` reads the record again for the next
+    /// chunk in the same write.
     ///
     /// # Errors
     /// [`RegionError::FenceLost`] where the record was written since it was read; nothing was applied then.
     pub(super) async fn execute(
-        mut self,
+        self,
         connection: &mut Connection,
         watch_next: bool,
     ) -> Result<(Vec<Value>, Option<View>), RegionError> {
-        self.pipeline.cmd("EXEC");
-        let commands = self.pipeline.len();
-        if watch_next {
-            add_watch(&mut self.pipeline, self.lane, &[]);
+        let lane = self.unit.lane;
+        let mut pipeline = Pipeline::with_capacity(self.ops.len() + 6);
+        pipeline.cmd("MULTI");
+        let record_key = self.unit.record_key();
+        for op in self.ops {
+            pipeline.add_command(op.into_command(&record_key));
         }
-        let total = self.pipeline.len();
+        pipeline.cmd("EXEC");
+        let commands = pipeline.len();
+        if watch_next {
+            add_watch(&mut pipeline, self.unit, &[]);
+        }
+        let total = pipeline.len();
         let mut answers = connection
             .redis
-            .send_packed_commands(&self.pipeline, 0, total)
+            .send_packed_commands(&pipeline, 0, total)
             .await
-            .map_err(redis_error(format!("the transaction of lane {}", self.lane)))?;
-        let view = if watch_next { Some(view(self.lane, &[], answers.split_off(commands))?) } else { None };
+            .map_err(redis_error(format!("the transaction of lane {lane}")))?;
+        let view = if watch_next { Some(watched(lane, &[], answers.split_off(commands))?) } else { None };
         match answers.pop() {
             Some(Value::Array(results)) => Ok((results, view)),
-            Some(Value::Nil) => Err(RegionError::FenceLost { lane: self.lane }),
-            other => Err(RegionError::Transaction { lane: self.lane, message: first_error(&answers, other) }),
+            Some(Value::Nil) => Err(RegionError::FenceLost { lane }),
+            other => Err(RegionError::Transaction { lane, message: first_error(&answers, other) }),
         }
     }
 }
@@ -79,30 +147,37 @@ fn first_error(answers: &[Value], exec: Option<Value>) -> String {
     errors.into_iter().next().unwrap_or_else(|| format!("unexpected answer {exec:?}"))
 }
 
-/// Watches a lane record and reads it, with the last seqs of `producers`.
-pub(super) async fn watch(connection: &mut Connection, lane: Lane, producers: &[&str]) -> Result<View, RegionError> {
+/// Watches a record and reads it, with the last seqs of `producers`.
+pub(super) async fn watch(connection: &mut Connection, unit: Unit, producers: &[&str]) -> Result<View, RegionError> {
     let mut pipeline = Pipeline::new();
-    add_watch(&mut pipeline, lane, producers);
+    add_watch(&mut pipeline, unit, producers);
     let answers = connection
         .redis
         .send_packed_commands(&pipeline, 0, pipeline.len())
         .await
-        .map_err(redis_error(format!("reading the record of lane {lane}")))?;
-    view(lane, producers, answers)
+        .map_err(redis_error(format!("reading the record of lane {}", unit.lane)))?;
+    watched(unit.lane, producers, answers)
 }
 
-fn add_watch(pipeline: &mut Pipeline, lane: Lane, producers: &[&str]) {
-    let key = keys::lane_record(lane);
+fn add_watch(pipeline: &mut Pipeline, unit: Unit, producers: &[&str]) {
+    let key = unit.record_key();
     pipeline.cmd("UNWATCH");
     pipeline.cmd("WATCH").arg(&key);
-    pipeline.cmd("HMGET").arg(&key).arg(&FIELDS);
-    for producer in producers {
-        pipeline.arg(keys::producer_field(producer));
-    }
+    pipeline.add_command(read_fields(&key, producers));
     pipeline.cmd("INFO").arg("replication");
 }
 
-fn view(lane: Lane, producers: &[&str], answers: Vec<Value>) -> Result<View, RegionError> {
+/// HMGET of what a [`View`] is made of.
+fn read_fields(key: &str, producers: &[&str]) -> Cmd {
+    let mut read = redis::cmd("HMGET");
+    read.arg(key).arg(&FIELDS).arg(FAILED_FIELD);
+    for producer in producers {
+        read.arg(keys::producer_field(producer));
+    }
+    read
+}
+
+fn watched(lane: Lane, producers: &[&str], answers: Vec<Value>) -> Result<View, RegionError> {
     let operation = || redis_error(format!("reading the record of lane {lane}"));
     let [unwatch, watch, fields, info]: [Value; 4] = answers.try_into().map_err(|_| RegionError::FenceLost { lane })?;
     for answer in [unwatch, watch] {
@@ -112,14 +187,6 @@ fn view(lane: Lane, producers: &[&str], answers: Vec<Value>) -> Result<View, Reg
     let fields: Vec<Option<String>> = from_redis_value(fields).map_err(|error| operation()(error.into()))?;
     let info = info.extract_error().map_err(operation())?;
     let info: String = from_redis_value(info).map_err(|error| operation()(error.into()))?;
-    let damaged = |source| RegionError::LaneRecord { lane, source };
-    let record = LaneRecord::from_fields(&fields[..FIELDS.len()]).map_err(damaged)?;
-    let mut last_seqs = Producers::new();
-    for (producer, value) in producers.iter().zip(&fields[FIELDS.len()..]) {
-        if let Some(value) = value {
-            last_seqs.insert((*producer).to_owned(), value.parse().map_err(damaged)?);
-        }
-    }
     let replication_id = parse_info(&info).remove("master_replid").unwrap_or_default();
-    Ok(View { record, producers: last_seqs, replication_id })
+    View::new(lane, producers, fields, replication_id)
 }

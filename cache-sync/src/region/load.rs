@@ -4,9 +4,10 @@
 //! written once, in one step. Keys that should not be there are deleted: absence is a miss and safe. Reads are served
 //! all the while, and no key is absent that should be there.
 
+use super::chunk::write_record;
 use super::commands;
-use super::fence::{self, Transaction};
-use super::replay::{hex, write_record};
+use super::fence::{self, Transaction, Unit};
+use super::replay::hex;
 use super::{Region, RegionError};
 use crate::change::{Body, Change};
 use crate::event::EventRecord;
@@ -47,14 +48,14 @@ impl Region {
     /// Pauses a lane for `holder`. A hold of another run is taken over: its late writes then find another holder.
     pub(super) async fn hold(&self, lane: Lane, holder: &str) -> Result<HeldLane, RegionError> {
         let mut connection = self.connections.take().await?;
-        let view = fence::watch(&mut connection, lane, &[]).await?;
+        let view = fence::watch(&mut connection, Unit::lane(lane), &[]).await?;
         let on_this_server = |record: &LaneRecord| record.replication_id.as_ref() == Some(&view.replication_id);
         // A lane that was held already may be half rewritten by a run that died; its mark is where it was.
         let trusted = view.record.as_ref().is_some_and(|record| record.state == State::Ready && on_this_server(record));
         let mut record = view.record.unwrap_or_else(LaneRecord::unmarked);
         record.state = State::Held(holder.to_owned());
-        let mut transaction = Transaction::new(lane);
-        write_record(&mut transaction, &keys::lane_record(lane), &record, &Producers::new());
+        let mut transaction = Transaction::new(Unit::lane(lane));
+        write_record(&mut transaction, &record, &Producers::new());
         transaction.execute(&mut connection, false).await?;
         self.connections.give_back(connection);
         Ok(HeldLane { mark: record.mark, trusted })
@@ -198,7 +199,7 @@ impl Region {
         let mut wanted = wanted.into_iter().peekable();
         while wanted.peek().is_some() {
             self.watch_held(&mut connection, load).await?;
-            let mut transaction = Transaction::new(load.lane);
+            let mut transaction = Transaction::new(Unit::lane(load.lane));
             let (mut keys, mut bytes) = (0, 0);
             let now_ms = self.clock.now_ms();
             while keys < LOAD_KEYS_MAX && bytes < LOAD_BYTES_MAX {
@@ -238,9 +239,9 @@ impl Region {
             heartbeat: folded.heartbeat.max(old.heartbeat),
         };
         let key = keys::lane_record(load.lane);
-        let mut transaction = Transaction::new(load.lane);
+        let mut transaction = Transaction::new(Unit::lane(load.lane));
         transaction.add(commands::delete(key.as_bytes()));
-        write_record(&mut transaction, &key, &record, &folded.producers);
+        write_record(&mut transaction, &record, &folded.producers);
         transaction.execute(&mut connection, false).await?;
         self.connections.give_back(connection);
         Ok(())
@@ -251,7 +252,7 @@ impl Region {
         connection: &mut super::connection::Connection,
         load: &Load,
     ) -> Result<(LaneRecord, String), RegionError> {
-        let view = fence::watch(connection, load.lane, &[]).await?;
+        let view = fence::watch(connection, Unit::lane(load.lane), &[]).await?;
         match view.record {
             Some(record) if record.state == State::Held(load.holder.clone()) && record.mark == load.held_mark => {
                 Ok((record, view.replication_id))

@@ -2,18 +2,25 @@
 //!
 //! It answers the requests of [`crate::protocol`]. One file an operation; all that writes goes through `fence`.
 
+mod batch;
+mod chunk;
+mod cluster;
 mod commands;
 mod connection;
 mod export;
 mod fence;
 mod load;
+mod login;
 mod part;
 mod quarantine;
 mod read;
 mod replay;
+mod value;
 
-pub use connection::{Connections, RedisSettings};
-pub use replay::{CHUNK_BYTES_MAX, CHUNK_CHANGES_MAX};
+pub use batch::{Batch, BatchData};
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_CHANGES_MAX};
+pub use connection::{CONNECTIONS, Connections, RedisSettings};
+pub use login::{IamLogin, Login};
 
 use crate::lane::Lanes;
 use crate::protocol::Request;
@@ -44,8 +51,8 @@ impl RegionSettings {
     /// [`SettingError`] with the variable's name.
     pub fn read(settings: &Settings<'_>) -> Result<Self, SettingError> {
         let scope = settings.required("TIDEMARK_SCOPE", "the key prefixes that are synced, or * for all")?;
+        let region = settings.required("AWS_REGION", "the region of this function")?;
         Ok(Self {
-            region: settings.required("AWS_REGION", "the region of this function")?,
             bucket: settings.required("TIDEMARK_BUCKET", "the bucket of this region")?,
             scope: scope.parse().map_err(|error: crate::scope::ScopeError| SettingError::Invalid {
                 name: "TIDEMARK_SCOPE",
@@ -53,7 +60,8 @@ impl RegionSettings {
                 reason: error.to_string(),
             })?,
             lanes: crate::lane::read_lanes(settings)?,
-            redis: RedisSettings::read(settings)?,
+            redis: RedisSettings::read(settings, &region)?,
+            region,
         })
     }
 }
@@ -143,7 +151,7 @@ impl Region {
     /// # Errors
     /// [`RegionError::Redis`] where the address does not parse.
     pub fn new(settings: RegionSettings, s3: aws_sdk_s3::Client, clock: Clock) -> Result<Self, RegionError> {
-        let connections = Connections::new(&settings.redis)?;
+        let connections = Connections::new(settings.redis.clone())?;
         Ok(Self { settings, connections, s3, clock })
     }
 

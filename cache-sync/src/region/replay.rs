@@ -4,50 +4,30 @@
 //! batch follows it is left alone and said so; one bad change costs one key; a fault in one lane lets the others be
 //! applied before the batch is thrown back.
 
-use super::commands::{self, Ending, Sent};
-use super::connection::{CONNECTIONS, Connection};
-use super::fence::{self, Transaction, View};
-use super::{Region, RegionError};
-use crate::change::{Body, Change, Reference, Refused};
+use super::batch::{self, Batch, BatchData, Step, What};
+use super::chunk::{Chunk, Progress, cut};
+use super::connection::{CONNECTIONS, Session};
+use super::fence::{self, Transaction, Unit, View};
+use super::{Region, RegionError, cluster};
 use crate::event::{Event, EventRecord};
-use crate::keys;
 use crate::lane::Lane;
-use crate::lane_record::{LaneRecord, LastSeq, Producers, State, from_hash, to_forget};
-use crate::position::{Position, Sequence};
-use crate::protocol::{Behind, Counts, Outcome, Reason, Replay, ReplayAnswer};
-use crate::record::{self, Content, Undecodable};
-use futures::StreamExt;
+use crate::lane_record::{LaneRecord, State};
+use crate::position::Position;
+use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer};
+use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use tidemark_runtime::logs::full_message;
-use tidemark_runtime::metrics::{self, Unit};
+use tidemark_runtime::metrics::{self, Unit as MetricUnit};
 
-/// Most changes in one fenced transaction.
-pub const CHUNK_CHANGES_MAX: usize = 1_000;
-/// A transaction is cut when its records have this many bytes.
-pub const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// Largest value behind a reference, in bytes: the largest string that Redis holds.
-const REFERENCE_BYTES_MAX: u64 = 512 << 20;
+/// Slots of a lane that are read or written at once on a cluster.
+const SLOTS_AT_ONCE: usize = 64;
 
-/// One change, heartbeat or fault of a lane, in order.
-struct Step<'a> {
-    position: Position,
-    record: &'a EventRecord<'a>,
-    bytes: usize,
-    what: What<'a>,
-}
-
-enum What<'a> {
-    Heartbeat(u64),
-    Change(Change<'a>),
-    Refused(Refused),
-}
-
-/// A chunk under way: what it will write, and what must be looked at in the answers.
-struct Chunk<'s, 'a> {
-    transaction: Transaction,
-    sent: Vec<(&'s Step<'a>, Vec<Sent>)>,
-    counts: Counts,
+/// One unit of a lane under replay: its connection, what its record said, and the steps it covers.
+struct Open<'s, 'a> {
+    unit: Unit,
+    session: Session,
+    view: View,
+    steps: Vec<&'s Step<'a>>,
 }
 
 impl Region {
@@ -57,19 +37,23 @@ impl Region {
     /// The first lane's [`RegionError`] after every other lane was tried.
     pub async fn replay(&self, request: &Replay<'_>) -> Result<ReplayAnswer, RegionError> {
         let event: Event<'_> = serde_json::from_str(request.event.get()).map_err(RegionError::Request)?;
-        let mut by_lane: BTreeMap<Lane, Vec<&EventRecord<'_>>> = BTreeMap::new();
+        let data = BatchData::new(&event);
+        let batch = Batch::decode(&data, self.settings.lanes)?;
+        self.replay_batch(&batch, request).await
+    }
+
+    /// Applies a batch that is decoded already.
+    ///
+    /// # Errors
+    /// As [`Region::replay`].
+    pub async fn replay_batch(&self, batch: &Batch<'_>, request: &Replay<'_>) -> Result<ReplayAnswer, RegionError> {
         let mut answer = ReplayAnswer::default();
-        for record in &event.records {
-            match self.settings.lanes.of_partition_key(&record.kinesis.partition_key) {
-                Some(lane) => by_lane.entry(lane).or_default().push(record),
-                None => {
-                    self.quarantine_stray(record).await?;
-                    answer.counts.quarantined += 1;
-                }
-            }
+        for record in &batch.strays {
+            self.quarantine_stray(record).await?;
+            answer.counts.quarantined += 1;
         }
-        let lanes = futures::stream::iter(by_lane)
-            .map(|(lane, records)| async move { (lane, self.replay_lane(lane, &records, request).await) })
+        let lanes = futures::stream::iter(&batch.lanes)
+            .map(|(lane, steps)| async move { (*lane, self.replay_lane(*lane, steps, request).await) })
             .buffer_unordered(CONNECTIONS)
             .collect::<Vec<_>>()
             .await;
@@ -83,12 +67,14 @@ impl Region {
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        self.report(&answer.counts, event.records.len());
-        first_error.map_or(Ok(answer), Err)
+        self.report(&answer.counts, batch.records);
+        let Some(error) = first_error else { return Ok(answer) };
+        self.connections.forget();
+        Err(error)
     }
 
     async fn quarantine_stray(&self, record: &EventRecord<'_>) -> Result<(), RegionError> {
-        let position = Position { sequence: sequence(record)?, index: 0 };
+        let position = Position { sequence: batch::sequence(record)?, index: 0 };
         let reason = format!(
             "partition key {:?} is not a lane: it must be the lane of the key in decimal, 0 to {}",
             record.kinesis.partition_key,
@@ -102,13 +88,14 @@ impl Region {
             self.clock.now_ms(),
             &[("region", &self.settings.region)],
             &[
-                ("records", Unit::Count, records as f64),
-                ("changes_applied", Unit::Count, counts.applied as f64),
-                ("changes_skipped", Unit::Count, counts.skipped as f64),
-                ("changes_repeated", Unit::Count, counts.repeated as f64),
-                ("changes_quarantined", Unit::Count, counts.quarantined as f64),
-                ("changes_missed", Unit::Count, counts.missed as f64),
-                ("lag_ms_max", Unit::Milliseconds, counts.lag_ms_max as f64),
+                ("records", MetricUnit::Count, records as f64),
+                ("changes_applied", MetricUnit::Count, counts.applied as f64),
+                ("changes_skipped", MetricUnit::Count, counts.skipped as f64),
+                ("changes_repeated", MetricUnit::Count, counts.repeated as f64),
+                ("changes_coalesced", MetricUnit::Count, counts.coalesced as f64),
+                ("changes_quarantined", MetricUnit::Count, counts.quarantined as f64),
+                ("changes_missed", MetricUnit::Count, counts.missed as f64),
+                ("lag_ms_max", MetricUnit::Milliseconds, counts.lag_ms_max as f64),
             ],
         );
     }
@@ -116,234 +103,217 @@ impl Region {
     async fn replay_lane(
         &self,
         lane: Lane,
-        records: &[&EventRecord<'_>],
+        steps: &[Step<'_>],
         request: &Replay<'_>,
     ) -> Result<(Outcome, Counts), RegionError> {
-        let data: Vec<_> = records.iter().map(|record| record::Data::from_base64(&record.kinesis.data)).collect();
-        let mut steps = Vec::new();
-        for (record, data) in records.iter().zip(&data) {
-            add_steps(&mut steps, record, data.as_ref())?;
+        let missing = self.missing(steps).await?;
+        if !missing.is_empty() {
+            return Ok((Outcome::Missing { objects: missing }, Counts::default()));
         }
-        let mut connection = self.connections.take().await?;
-        let outcome = self.apply(&mut connection, lane, steps, request).await?;
-        self.connections.give_back(connection);
-        Ok(outcome)
+        let is_cluster = self.connections.is_cluster().await?;
+        let mut units = batch::by_unit(lane, self.settings.lanes, steps, is_cluster);
+        let follows = request.follows.get(&lane);
+        if follows.is_some() {
+            // What a feed says holds for the whole lane, so every record of it is compared and moved.
+            for unit in batch::all_units(lane, self.settings.lanes, is_cluster) {
+                units.entry(unit).or_default();
+            }
+        }
+        let opened = self.open(units).await?;
+        if let Some(refused) = refusal(&opened, follows, request) {
+            return Ok((self.refused(lane, refused, opened, request, is_cluster).await?, Counts::default()));
+        }
+        let fed: Option<BTreeSet<Unit>> =
+            follows.map(|_| fed(&opened, request).into_iter().map(|open| open.unit).collect());
+        let last = steps.last();
+        let applied = futures::stream::iter(opened)
+            .map(|open| {
+                let is_fed = fed.as_ref().is_some_and(|fed| fed.contains(&open.unit));
+                async move { Ok::<_, RegionError>((is_fed, self.apply(open, is_fed, last, request).await?)) }
+            })
+            .buffer_unordered(SLOTS_AT_ONCE)
+            .try_collect::<Vec<_>>()
+            .await?;
+        let mut counts = Counts::default();
+        applied.iter().for_each(|(_, (_, applied))| counts.add(*applied));
+        // In a feed the oldest record is the lane's mark; else all that were in the batch reach its end.
+        let marks = applied.into_iter().filter(|(is_fed, _)| *is_fed == fed.is_some()).map(|(_, (mark, _))| mark);
+        Ok((Outcome::Applied { mark: marks.min().flatten() }, counts))
     }
 
+    /// Reads the record of every unit.
+    async fn open<'s, 'a>(&self, units: BTreeMap<Unit, Vec<&'s Step<'a>>>) -> Result<Vec<Open<'s, 'a>>, RegionError> {
+        futures::stream::iter(units)
+            .map(|(unit, steps)| async move {
+                let producers: BTreeSet<&str> = steps.iter().filter_map(|step| step.producer()).collect();
+                let producers: Vec<&str> = producers.into_iter().collect();
+                let mut session = self.connections.session().await?;
+                let view = match &mut session {
+                    Session::Standalone(connection) => fence::watch(connection, unit, &producers).await?,
+                    Session::Cluster(connection) => cluster::read(connection, unit, &producers).await?,
+                };
+                Ok(Open { unit, session, view, steps })
+            })
+            .buffered(SLOTS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// What forward is told of a lane that was left alone. Of a lane that is behind it must know the oldest record, so
+    /// on a cluster the slots are read, too, that the batch does not speak of.
+    async fn refused(
+        &self,
+        lane: Lane,
+        refused: Refusal,
+        opened: Vec<Open<'_, '_>>,
+        request: &Replay<'_>,
+        is_cluster: bool,
+    ) -> Result<Outcome, RegionError> {
+        let reason = match refused {
+            Refusal::Held(holder) => return Ok(Outcome::Held { holder }),
+            Refusal::OldGeneration(generation) => return Ok(Outcome::OldGeneration { generation }),
+            Refusal::Behind(reason) => reason,
+        };
+        let units = batch::all_units(lane, self.settings.lanes, is_cluster);
+        let opened = if opened.len() == units.len() {
+            opened
+        } else {
+            self.open(units.into_iter().map(|unit| (unit, Vec::new())).collect()).await?
+        };
+        let standing = standing(&opened, request);
+        opened.into_iter().for_each(|open| self.connections.give_back(open.session));
+        let Standing { mark, arrival_ms, replication_id } = standing;
+        Ok(Outcome::Behind(Behind { reason, mark, arrival_ms, replication_id }))
+    }
+
+    /// Applies a unit's steps, chunk by chunk, and returns its mark. `last` is the lane's last step in the batch: what
+    /// lies before it is applied then, also where it is another slot's.
     async fn apply(
         &self,
-        connection: &mut Connection,
-        lane: Lane,
-        mut steps: Vec<Step<'_>>,
+        open: Open<'_, '_>,
+        is_fed: bool,
+        last: Option<&Step<'_>>,
         request: &Replay<'_>,
-    ) -> Result<(Outcome, Counts), RegionError> {
-        let producers: BTreeSet<String> = steps.iter().filter_map(Step::producer).map(str::to_owned).collect();
-        let producers: Vec<&str> = producers.iter().map(String::as_str).collect();
-        let view = fence::watch(connection, lane, &producers).await?;
-        if let Some(refusal) = refusal(&view, lane, request) {
-            return Ok((refusal, Counts::default()));
+    ) -> Result<(Option<Position>, Counts), RegionError> {
+        let Open { unit, mut session, view, mut steps } = open;
+        if !view.failed.is_empty() {
+            self.settle_failed(&view.failed, &steps).await?;
         }
+        let View { record: mut seen, producers, replication_id, failed } = view;
+        let mark = seen.as_ref().and_then(|record| record.mark.as_ref());
+        let last = last.filter(|last| Some(&last.position) > mark);
         let mut counts = Counts::default();
-        let delivered = steps.len();
-        let mark = view.record.as_ref().and_then(|record| record.mark.as_ref());
+        counts.skipped = count_changes(&steps);
         steps.retain(|step| Some(&step.position) > mark);
-        counts.skipped = (delivered - steps.len()) as u64;
-        if breaks_chain(view.record.as_ref(), &steps) {
-            return Ok((behind(&view, Reason::BrokenChain), counts));
-        }
-        let View { record, producers: mut last_seqs, replication_id } = view;
-        let mut record = next_record(record, request, lane, &replication_id);
-        let joins = request.join && request.follows.contains_key(&lane);
-        let mut chunks = cut(&steps).peekable();
-        if chunks.peek().is_none() && joins {
-            let (mut transaction, lane_key) = (Transaction::new(lane), keys::lane_record(lane));
-            write_record(&mut transaction, &lane_key, &record, &Producers::new());
-            transaction.execute(connection, false).await?;
-        }
-        while let Some(steps) = chunks.next() {
-            let chunk = self.chunk(connection, lane, steps, &mut record, &mut last_seqs).await?;
-            let (answers, view) = chunk.transaction.execute(connection, chunks.peek().is_some()).await?;
-            counts.add(chunk.counts);
-            counts.add(self.settle(&chunk.sent, &answers).await?);
-            if let Some(view) = view
-                && (view.record.as_ref() != Some(&record) || view.replication_id != replication_id)
-            {
-                return Err(RegionError::FenceLost { lane });
-            }
-        }
-        Ok((Outcome::Applied { mark: record.mark }, counts))
-    }
-
-    /// Builds the transaction of one chunk and moves `record` and `last_seqs` to what it will write.
-    async fn chunk<'s, 'a>(
-        &self,
-        connection: &mut Connection,
-        lane: Lane,
-        steps: &'s [Step<'a>],
-        record: &mut LaneRecord,
-        last_seqs: &mut Producers,
-    ) -> Result<Chunk<'s, 'a>, RegionError> {
-        let mut chunk = Chunk { transaction: Transaction::new(lane), sent: Vec::new(), counts: Counts::default() };
-        let mut seen = Producers::new();
-        let mut heartbeat_arrival_ms = None;
-        for step in steps {
-            let arrival_ms = step.record.arrival_ms();
-            match &step.what {
-                What::Heartbeat(number) => {
-                    record.heartbeat = record.heartbeat.max(Some(*number));
-                    heartbeat_arrival_ms = Some(arrival_ms);
-                }
-                What::Refused(refused) => self.refuse(&mut chunk, lane, step, refused).await?,
-                What::Change(change) => {
-                    if is_repeated(change, arrival_ms, last_seqs, &mut seen) {
-                        chunk.counts.repeated += 1;
-                    } else if let Some(refused) = self.foreign(lane, change) {
-                        self.refuse(&mut chunk, lane, step, &refused).await?;
-                    } else {
-                        self.add_change(&mut chunk, lane, step, change).await?;
-                    }
-                }
-            }
-            record.mark = Some(step.position.clone());
-            record.shard = Some(step.record.shard().to_owned());
-            record.arrival_ms = Some(arrival_ms);
-        }
-        let lane_key = keys::lane_record(lane);
-        write_record(&mut chunk.transaction, &lane_key, record, &seen);
-        if let Some(arrival_ms) = heartbeat_arrival_ms {
-            forget_producers(connection, &mut chunk.transaction, lane, arrival_ms).await?;
-        }
-        Ok(chunk)
-    }
-
-    async fn add_change<'s, 'a>(
-        &self,
-        chunk: &mut Chunk<'s, 'a>,
-        lane: Lane,
-        step: &'s Step<'a>,
-        change: &Change<'_>,
-    ) -> Result<(), RegionError> {
-        let base_ms = change.base_ms(step.record.arrival_ms());
-        let sent = match &change.body {
-            Body::Commands(list) => commands::add(&mut chunk.transaction, &change.key, list, base_ms),
-            Body::Reference(reference) => match self.referenced(reference).await? {
-                Ok(value) => {
-                    chunk.transaction.add(commands::set(&change.key, &value, reference.expires_at_ms));
-                    Vec::new()
-                }
-                Err(reason) => {
-                    let refused = Refused { keys: vec![change.key.to_vec()], reason };
-                    return self.refuse(chunk, lane, step, &refused).await;
-                }
-            },
+        counts.skipped -= count_changes(&steps);
+        let mut progress = Progress {
+            unit,
+            record: next_record(seen.clone(), request, is_fed, &replication_id),
+            last_seqs: producers,
+            clear_failed: !failed.is_empty(),
         };
-        chunk.counts.applied += 1;
-        chunk.counts.lag_ms_max = chunk.counts.lag_ms_max.max(self.clock.now_ms() - step.record.arrival_ms());
-        chunk.sent.push((step, sent));
-        Ok(())
-    }
-
-    /// The value behind a reference; the inner error is the producer's, the outer one may pass.
-    async fn referenced(&self, reference: &Reference) -> Result<Result<Vec<u8>, String>, RegionError> {
-        if reference.bytes > REFERENCE_BYTES_MAX {
-            return Ok(Err(format!("ref.bytes is {}: at most {REFERENCE_BYTES_MAX}", reference.bytes)));
-        }
-        let value = self.fetch(&reference.object).await?;
-        let digest = hex(&Sha256::digest(&value));
-        if value.len() as u64 != reference.bytes || digest != reference.sha256 {
-            return Ok(Err(format!("object {} has another size or checksum than its ref", reference.object)));
-        }
-        Ok(Ok(value))
-    }
-
-    /// A change that is not this lane's or not synced touches no key.
-    fn foreign(&self, lane: Lane, change: &Change<'_>) -> Option<Refused> {
-        let home = self.settings.lanes.of_key(&change.key);
-        let reason = if home != lane {
-            format!(
-                "the key is of lane {home}, not of the record's lane {lane}: the partition key must be the key's lane"
-            )
-        } else if !self.settings.scope.contains(&change.key) {
-            format!("the key is outside the scope {}", self.settings.scope.as_str())
-        } else {
-            return None;
-        };
-        Some(Refused { keys: Vec::new(), reason })
-    }
-
-    /// Quarantines a change and deletes its keys as far as they are this lane's and in scope.
-    async fn refuse(
-        &self,
-        chunk: &mut Chunk<'_, '_>,
-        lane: Lane,
-        step: &Step<'_>,
-        refused: &Refused,
-    ) -> Result<(), RegionError> {
-        let ours = |key: &&Vec<u8>| self.settings.lanes.of_key(key) == lane && self.settings.scope.contains(key);
-        let keys: Vec<Vec<u8>> = refused.keys.iter().filter(ours).cloned().collect();
-        self.quarantine(step.record, &step.position, &refused.reason, &keys).await?;
-        for key in &keys {
-            chunk.transaction.add(commands::delete(key));
-        }
-        chunk.counts.quarantined += 1;
-        Ok(())
-    }
-
-    /// Looks at what Redis answered: a change that failed was deleted with its key and goes to quarantine.
-    async fn settle(&self, sent: &[(&Step<'_>, Vec<Sent>)], answers: &[redis::Value]) -> Result<Counts, RegionError> {
-        let mut counts = Counts::default();
-        for (step, sent) in sent {
-            let mut failure = None;
-            for ending in sent.iter().map(|sent| sent.ending(answers)) {
-                match ending {
-                    Ending::Applied => {}
-                    Ending::Missed => counts.missed += 1,
-                    Ending::Failed(reason) => failure = failure.or(Some(reason)),
-                }
+        let mut chunks = cut(&steps, unit.slot.is_some()).peekable();
+        let mut is_due = is_fed || progress.clear_failed || chunks.peek().is_some();
+        while is_due {
+            let steps = chunks.next().unwrap_or_default();
+            is_due = chunks.peek().is_some();
+            let upto = if is_due { steps.last().copied() } else { last };
+            let Chunk { transaction, sent, counts: planned } =
+                self.chunk(&mut session, steps, upto, &mut progress).await?;
+            let (answers, view) = session.execute(transaction, seen.as_ref(), &replication_id, is_due).await?;
+            counts.add(planned);
+            counts.add(self.settle(&sent, &answers).await?);
+            if view.is_some_and(|view| {
+                view.record.as_ref() != Some(&progress.record) || view.replication_id != replication_id
+            }) {
+                return Err(RegionError::FenceLost { lane: unit.lane });
             }
-            if let (Some(reason), What::Change(change)) = (failure, &step.what) {
-                self.quarantine(step.record, &step.position, &reason, &[change.key.to_vec()]).await?;
-                counts.quarantined += 1;
-            }
+            seen = Some(progress.record.clone());
         }
-        Ok(counts)
+        self.connections.give_back(session);
+        Ok((progress.record.mark, counts))
     }
 }
 
-impl Step<'_> {
-    fn producer(&self) -> Option<&str> {
-        match &self.what {
-            What::Change(change) => change.producer.as_ref().map(|producer| producer.id.as_ref()),
-            _ => None,
+impl Open<'_, '_> {
+    /// Whether a heartbeat is missing between the record and the end of its steps. A number that was seen comes again
+    /// where the job that publishes them was repeated, and breaks nothing.
+    fn breaks_chain(&self) -> bool {
+        let mark = self.view.mark();
+        let mut last = self.view.record.as_ref().and_then(|record| record.heartbeat);
+        self.steps.iter().filter(|step| Some(&step.position) > mark).any(|step| {
+            let What::Heartbeat(number) = step.what else { return false };
+            let breaks = last.is_some_and(|last| number > last + 1);
+            last = last.max(Some(number));
+            breaks
+        })
+    }
+}
+
+impl Session {
+    /// Executes a transaction under the fence: `seen` is the record as it was read, on the server `replication_id`.
+    async fn execute(
+        &mut self,
+        transaction: Transaction,
+        seen: Option<&LaneRecord>,
+        replication_id: &str,
+        watch_next: bool,
+    ) -> Result<(Vec<redis::Value>, Option<View>), RegionError> {
+        match self {
+            Session::Standalone(connection) => transaction.execute(connection, watch_next).await,
+            Session::Cluster(connection) => {
+                Ok((cluster::execute(connection, &transaction, seen, replication_id).await?, None))
+            }
         }
     }
 }
 
-/// Why the lane does not take this batch, if it does not.
-fn refusal(view: &View, lane: Lane, request: &Replay<'_>) -> Option<Outcome> {
-    let record = view.record.as_ref();
-    if let Some(LaneRecord { state: State::Held(holder), .. }) = record {
-        return Some(Outcome::Held { holder: holder.clone() });
+/// Why a lane does not take a batch.
+enum Refusal {
+    Held(String),
+    OldGeneration(u64),
+    Behind(Reason),
+}
+
+/// Where a lane stands that must be fed: its oldest record in doubt.
+struct Standing {
+    mark: Option<Position>,
+    arrival_ms: Option<i64>,
+    /// The replication ID of its server; on a cluster a digest of those of the slots in doubt.
+    replication_id: String,
+}
+
+/// Why the lane does not take the batch, if it does not.
+fn refusal(opened: &[Open<'_, '_>], follows: Option<&Follows>, request: &Replay<'_>) -> Option<Refusal> {
+    if let Some(barred) = opened.iter().find_map(|open| barred(&open.view, request)) {
+        return Some(barred);
     }
-    if let Some(record) = record
-        && record.generation > request.generation
-    {
-        return Some(Outcome::OldGeneration { generation: record.generation });
-    }
-    let reason = if record.is_some_and(|record| record.stream.as_ref().is_some_and(|stream| *stream != request.stream))
-    {
-        Some(Reason::OtherStream)
-    } else if let Some(follows) = request.follows.get(&lane) {
-        let mark = record.and_then(|record| record.mark.as_ref());
-        let exact = mark == follows.mark.as_ref() && view.replication_id == follows.replication_id;
-        (!exact).then_some(Reason::Feeding)
-    } else {
-        unproven(view, request)
+    let reason = match follows {
+        Some(follows) => {
+            let standing = standing(opened, request);
+            let exact = standing.mark == follows.mark && standing.replication_id == follows.replication_id;
+            (!exact).then_some(Reason::Feeding)
+        }
+        None => opened.iter().find_map(|open| unproven(&open.view, request)),
     };
-    reason.map(|reason| behind(view, reason))
+    let breaks = || opened.iter().any(Open::breaks_chain).then_some(Reason::BrokenChain);
+    reason.or_else(breaks).map(Refusal::Behind)
 }
 
-/// What keeps the lane record from proving that what the mapping delivers follows it, if anything does.
+/// What no feed helps against.
+fn barred(view: &View, request: &Replay<'_>) -> Option<Refusal> {
+    let record = view.record.as_ref()?;
+    if let State::Held(holder) = &record.state {
+        return Some(Refusal::Held(holder.clone()));
+    }
+    if record.generation > request.generation {
+        return Some(Refusal::OldGeneration(record.generation));
+    }
+    let other = record.stream.as_ref().is_some_and(|stream| *stream != request.stream);
+    other.then_some(Refusal::Behind(Reason::OtherStream))
+}
+
+/// What keeps a record from proving that what the mapping delivers follows it, if anything does.
 fn unproven(view: &View, request: &Replay<'_>) -> Option<Reason> {
     let Some(record) = &view.record else { return Some(Reason::NoRecord) };
     if record.state == State::Feeding {
@@ -357,34 +327,37 @@ fn unproven(view: &View, request: &Replay<'_>) -> Option<Reason> {
     }
 }
 
-fn behind(view: &View, reason: Reason) -> Outcome {
-    let record = view.record.as_ref();
-    Outcome::Behind(Behind {
-        reason,
-        mark: record.and_then(|record| record.mark.clone()),
-        arrival_ms: record.and_then(|record| record.arrival_ms),
-        replication_id: view.replication_id.clone(),
-    })
+/// The units of a lane that a feed is for: those in doubt, or all where the doubt is about what was delivered.
+fn fed<'o, 's, 'a>(opened: &'o [Open<'s, 'a>], request: &Replay<'_>) -> Vec<&'o Open<'s, 'a>> {
+    let in_doubt: Vec<&Open<'_, '_>> = opened.iter().filter(|open| unproven(&open.view, request).is_some()).collect();
+    if in_doubt.is_empty() { opened.iter().collect() } else { in_doubt }
 }
 
-/// Whether a heartbeat is missing between the lane record and the end of these steps. A number that was seen comes again
-/// where the job that publishes them was repeated, and breaks nothing.
-fn breaks_chain(record: Option<&LaneRecord>, steps: &[Step<'_>]) -> bool {
-    let mut last = record.and_then(|record| record.heartbeat);
-    steps.iter().any(|step| {
-        let What::Heartbeat(number) = step.what else { return false };
-        let breaks = last.is_some_and(|last| number > last + 1);
-        last = last.max(Some(number));
-        breaks
-    })
+/// Where a lane stands whose units were all opened.
+fn standing(opened: &[Open<'_, '_>], request: &Replay<'_>) -> Standing {
+    let fed = fed(opened, request);
+    let record = |open: &&&Open<'_, '_>| open.view.record.clone();
+    let oldest = fed.iter().min_by_key(|open| open.view.mark()).and_then(|open| record(&open));
+    let replication_id = match fed.as_slice() {
+        [open] if open.unit.slot.is_none() => open.view.replication_id.clone(),
+        units => {
+            let mut digest = Sha256::new();
+            for open in units {
+                digest.update(format!("{:?} {}\n", open.unit.slot, open.view.replication_id));
+            }
+            hex(&digest.finalize())
+        }
+    };
+    let (mark, arrival_ms) = oldest.map_or((None, None), |record| (record.mark, record.arrival_ms));
+    Standing { mark, arrival_ms, replication_id }
 }
 
 /// The record as this batch will leave it, but for the mark.
-fn next_record(record: Option<LaneRecord>, request: &Replay<'_>, lane: Lane, replication_id: &str) -> LaneRecord {
+fn next_record(record: Option<LaneRecord>, request: &Replay<'_>, is_fed: bool, replication_id: &str) -> LaneRecord {
     let mut record = record.unwrap_or_else(LaneRecord::unmarked);
     record.stream = Some(request.stream.clone());
     record.generation = request.generation;
-    if request.follows.contains_key(&lane) {
+    if is_fed {
         record.state = if request.join { State::Ready } else { State::Feeding };
     }
     // Only a join proves that nothing was lost on this server.
@@ -394,109 +367,8 @@ fn next_record(record: Option<LaneRecord>, request: &Replay<'_>, lane: Lane, rep
     record
 }
 
-/// Cuts a lane's steps into chunks of at most [`CHUNK_CHANGES_MAX`] steps and about [`CHUNK_BYTES_MAX`] bytes.
-fn cut<'s, 'a>(steps: &'s [Step<'a>]) -> impl Iterator<Item = &'s [Step<'a>]> {
-    let mut rest = steps;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(CHUNK_CHANGES_MAX).take_while(|step| {
-            let fits = bytes == 0 || bytes + step.bytes <= CHUNK_BYTES_MAX;
-            bytes += step.bytes;
-            fits
-        });
-        let (chunk, behind) = rest.split_at(fits.count());
-        rest = behind;
-        (!chunk.is_empty()).then_some(chunk)
-    })
-}
-
-/// Whether the producer's number says that the change was applied before; remembers it where not.
-fn is_repeated(change: &Change<'_>, arrival_ms: i64, last_seqs: &mut Producers, seen: &mut Producers) -> bool {
-    let Some(producer) = &change.producer else { return false };
-    if last_seqs.get(producer.id.as_ref()).is_some_and(|last| producer.seq <= last.seq) {
-        return true;
-    }
-    let last = LastSeq { seq: producer.seq, arrival_ms };
-    last_seqs.insert(producer.id.clone().into_owned(), last);
-    seen.insert(producer.id.clone().into_owned(), last);
-    false
-}
-
-/// Adds the lane record to a transaction.
-pub(super) fn write_record(transaction: &mut Transaction, key: &str, record: &LaneRecord, producers: &Producers) {
-    let mut write = redis::cmd("HSET");
-    write.arg(key);
-    for (name, value) in record.to_fields() {
-        write.arg(name).arg(value);
-    }
-    transaction.add(write);
-    for (producer, last) in producers {
-        let mut write = redis::cmd("HSET");
-        write.arg(key).arg(keys::producer_field(producer)).arg(last.to_string());
-        transaction.add(write);
-    }
-}
-
-/// Lets go of producers that have been silent too long; looked at once a heartbeat, not once a chunk.
-async fn forget_producers(
-    connection: &mut Connection,
-    transaction: &mut Transaction,
-    lane: Lane,
-    arrival_ms: i64,
-) -> Result<(), RegionError> {
-    let key = keys::lane_record(lane);
-    let hash: BTreeMap<String, String> = redis::cmd("HGETALL")
-        .arg(&key)
-        .query_async(&mut connection.redis)
-        .await
-        .map_err(super::connection::redis_error("reading a lane's producers"))?;
-    let read = from_hash(&hash).map_err(|source| RegionError::LaneRecord { lane, source })?;
-    let Some((_, producers)) = read else { return Ok(()) };
-    let forgotten = to_forget(&producers, arrival_ms);
-    if !forgotten.is_empty() {
-        let mut forget = redis::cmd("HDEL");
-        forget.arg(&key);
-        for producer in &forgotten {
-            forget.arg(keys::producer_field(producer));
-        }
-        transaction.add(forget);
-        tracing::info!(%lane, forgotten = forgotten.len(), "producers forgotten");
-    }
-    Ok(())
-}
-
-fn add_steps<'a>(
-    steps: &mut Vec<Step<'a>>,
-    record: &'a EventRecord<'a>,
-    data: Result<&'a record::Data, &Undecodable>,
-) -> Result<(), RegionError> {
-    let sequence = sequence(record)?;
-    let bytes = data.map_or(0, record::Data::len_bytes);
-    let mut add = |index: usize, bytes, what| {
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        steps.push(Step { position: Position { sequence: sequence.clone(), index }, record, bytes, what });
-    };
-    let undecodable = |error: &_| What::Refused(Refused { keys: Vec::new(), reason: full_message(error) });
-    match data.map(|data| data.decode(&record.kinesis.partition_key)) {
-        Ok(Ok(Content::Heartbeat(heartbeat))) => add(0, bytes, What::Heartbeat(heartbeat.heartbeat)),
-        Ok(Ok(Content::Changes(changes))) => {
-            let share = bytes / changes.len().max(1);
-            for (index, change) in changes.into_iter().enumerate() {
-                add(index, share, change.map_or_else(What::Refused, What::Change));
-            }
-        }
-        Ok(Err(error)) => add(0, bytes, undecodable(&error)),
-        Err(error) => add(0, bytes, undecodable(error)),
-    }
-    Ok(())
-}
-
-fn sequence(record: &EventRecord<'_>) -> Result<Sequence, RegionError> {
-    record
-        .kinesis
-        .sequence_number
-        .parse()
-        .map_err(|error: crate::position::PositionError| RegionError::Request(serde::de::Error::custom(error)))
+fn count_changes(steps: &[&Step<'_>]) -> u64 {
+    steps.iter().filter(|step| !matches!(step.what, What::Heartbeat(_))).count() as u64
 }
 
 /// Bytes as lower-case hex.

@@ -79,6 +79,22 @@ impl<'a> Settings<'a> {
     }
 }
 
+impl Settings<'_> {
+    /// The bytes of the file that the variable names, or `None` where it is not set.
+    ///
+    /// # Errors
+    /// [`SettingError::Invalid`] where the file cannot be read.
+    pub fn file(&self, name: &'static str) -> Result<Option<Vec<u8>>, SettingError> {
+        let Some(value) = self.optional(name) else { return Ok(None) };
+        match std::fs::read(&value) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) => {
+                Err(SettingError::Invalid { name, value, reason: format!("the file cannot be read: {error}") })
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
