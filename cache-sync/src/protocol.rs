@@ -95,7 +95,7 @@ pub struct Counts {
     pub skipped: u64,
     /// A producer's retry of what was applied.
     pub repeated: u64,
-    /// Not sent, because a later change of the same chunk leaves nothing of them.
+    /// Of those applied, what was not sent because a later change of the same chunk leaves nothing of it.
     #[serde(default)]
     pub coalesced: u64,
     /// Refused or failed, and quarantined.

@@ -127,6 +127,7 @@ impl Region {
                 Body::Reference(_) => continue,
             };
             if commands::cannot_fail(commands) && replaced.contains(change.key.as_ref()) {
+                counts.applied += 1;
                 counts.coalesced += 1;
                 *plan = Plan::Nothing;
             } else if commands::replaces(commands) {
