@@ -212,6 +212,9 @@ fn user_changes(data: &[u8]) -> Changes<'_> {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
