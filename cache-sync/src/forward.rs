@@ -4,6 +4,8 @@
 //! were applied, so that the mapping delivers it again; a lane is fed from its mark to the batch in hand by writes that
 //! each name what they follow, or left alone where the stream cannot prove what lies between.
 
+mod meter;
+
 use crate::event::{Event, EventRecord};
 use crate::invoke::{InvokeError, RegionClient};
 use crate::lane::Lane;
@@ -107,6 +109,7 @@ pub struct Forward {
     generation: u64,
     region: RegionClient,
     clock: Clock,
+    meter: meter::Meter,
 }
 
 /// How long an invocation may go on.
@@ -122,7 +125,7 @@ impl Forward {
     /// [`StreamError`] where the stream cannot be described.
     pub async fn new(stream: Stream, generation: u64, region: RegionClient, clock: Clock) -> Result<Self, StreamError> {
         let identity = stream.identity().await?;
-        Ok(Self { stream, identity, generation, region, clock })
+        Ok(Self { stream, identity, generation, region, clock, meter: meter::Meter::default() })
     }
 
     /// Passes one event on.
@@ -130,6 +133,13 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`]: the whole batch is to be delivered again.
     pub async fn pass_on(&self, event: &RawValue, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+        let begun_ms = self.clock.now_ms();
+        let passed = self.pass_on_once(event, deadline).await;
+        self.meter.report(self.region.region(), self.clock.now_ms(), begun_ms, event.get().len(), passed.is_err());
+        passed
+    }
+
+    async fn pass_on_once(&self, event: &RawValue, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
         let mut counts = Counts::default();
         for part in split(event)? {
             let answer = self.deliver(&part, BTreeMap::new(), false).await?;
@@ -243,6 +253,7 @@ impl Forward {
             follows.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(lane, f)| (*lane, f.clone())).collect();
         let answer = self.deliver(&event, named, false).await?;
         check_applied(&answer, &lanes, self.region.region())?;
+        self.meter.fed(records.len());
         for (lane, outcome) in &answer.lanes {
             if let (Outcome::Applied { mark }, Some(follows)) = (outcome, follows.get_mut(lane)) {
                 follows.mark.clone_from(mark);

@@ -6,7 +6,7 @@ use crate::change::{Body, Change, Refused};
 use crate::event::{Event, EventRecord};
 use crate::lane::{Lane, Lanes, slot};
 use crate::position::{Position, Sequence};
-use crate::record::{Content, Data, Undecodable};
+use crate::record::{Content, Data, Heartbeat, Undecodable};
 use std::collections::BTreeMap;
 use tidemark_runtime::logs::full_message;
 
@@ -48,7 +48,7 @@ pub(super) struct Step<'a> {
 
 #[derive(Debug)]
 pub(super) enum What<'a> {
-    Heartbeat(u64),
+    Heartbeat(Heartbeat),
     Change(Change<'a>),
     Refused(Refused),
 }
@@ -155,7 +155,7 @@ fn add_steps<'a>(
     };
     let undecodable = |error: &Undecodable| What::Refused(Refused { keys: Vec::new(), reason: full_message(error) });
     match data.as_ref().map(|data| data.decode(&record.kinesis.partition_key)) {
-        Ok(Ok(Content::Heartbeat(heartbeat))) => add(0, bytes, What::Heartbeat(heartbeat.heartbeat)),
+        Ok(Ok(Content::Heartbeat(heartbeat))) => add(0, bytes, What::Heartbeat(heartbeat)),
         Ok(Ok(Content::Changes(changes))) => {
             let share = bytes / changes.len().max(1);
             for (index, change) in changes.into_iter().enumerate() {

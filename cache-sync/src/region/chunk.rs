@@ -10,6 +10,7 @@ use crate::keys;
 use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, LastSeq, Producers, from_hash, to_forget};
 use crate::protocol::Counts;
+use crate::record::Heartbeat;
 use std::collections::{BTreeMap, HashSet};
 
 /// Most changes in one fenced transaction.
@@ -61,7 +62,7 @@ impl Region {
         let plans = self.plans(lane, steps, &mut chunk.counts, &mut progress.last_seqs, &mut seen);
         let mut beat = None;
         for step in steps {
-            if let What::Heartbeat(number) = step.what {
+            if let What::Heartbeat(Heartbeat { heartbeat: number, .. }) = step.what {
                 progress.record.heartbeat = progress.record.heartbeat.max(Some(number));
                 beat = Some((number, step.arrival_ms));
             }

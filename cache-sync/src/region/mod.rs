@@ -15,12 +15,14 @@ mod part;
 mod quarantine;
 mod read;
 mod replay;
+mod report;
 mod value;
 
 pub use batch::{Batch, BatchData};
 pub use chunk::{CHUNK_BYTES_MAX, CHUNK_CHANGES_MAX};
 pub use connection::{CONNECTIONS, Connections, RedisSettings};
 pub use login::{IamLogin, Login};
+pub use report::SLOW_LANE_MS;
 
 use crate::lane::Lanes;
 use crate::protocol::Request;
@@ -143,6 +145,7 @@ pub struct Region {
     connections: Connections,
     s3: aws_sdk_s3::Client,
     clock: Clock,
+    meter: report::Meter,
 }
 
 impl Region {
@@ -152,7 +155,7 @@ impl Region {
     /// [`RegionError::Redis`] where the address does not parse.
     pub fn new(settings: RegionSettings, s3: aws_sdk_s3::Client, clock: Clock) -> Result<Self, RegionError> {
         let connections = Connections::new(settings.redis.clone())?;
-        Ok(Self { settings, connections, s3, clock })
+        Ok(Self { settings, connections, s3, clock, meter: report::Meter::default() })
     }
 
     /// Answers one request, given as its JSON text.
@@ -162,7 +165,8 @@ impl Region {
     pub async fn answer(&self, request: &str) -> Result<Value, RegionError> {
         let request: Request<'_> = serde_json::from_str(request).map_err(RegionError::Request)?;
         let answer = match &request {
-            Request::Replay(replay) => serde_json::to_value(self.replay(replay).await?),
+            // Boxed: the compiler does not follow futures that lie this deep in each other.
+            Request::Replay(replay) => serde_json::to_value(Box::pin(self.replay(replay)).await?),
             Request::Status {} => serde_json::to_value(self.status().await?),
             Request::Marks { slots } => serde_json::to_value(self.marks(slots).await?),
             Request::Get { key } => serde_json::to_value(self.get(key).await?),

@@ -14,10 +14,10 @@ use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, State};
 use crate::position::Position;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer};
+use crate::record::Heartbeat;
 use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use tidemark_runtime::metrics::{self, Unit as MetricUnit};
 
 /// Slots of a lane that are read or written at once on a cluster.
 const SLOTS_AT_ONCE: usize = 64;
@@ -57,17 +57,21 @@ impl Region {
             .buffer_unordered(CONNECTIONS)
             .collect::<Vec<_>>()
             .await;
-        let mut first_error = None;
+        let (mut first_error, mut by_lane) = (None, BTreeMap::new());
         for (lane, outcome) in lanes {
             match outcome {
                 Ok((outcome, counts)) => {
+                    by_lane.insert(lane, Some(counts));
                     answer.lanes.insert(lane, outcome);
                     answer.counts.add(counts);
                 }
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => {
+                    by_lane.insert(lane, None);
+                    first_error = first_error.or(Some(error));
+                }
             }
         }
-        self.report(&answer.counts, batch.records);
+        self.report(batch, &answer, &by_lane);
         let Some(error) = first_error else { return Ok(answer) };
         self.connections.forget();
         Err(error)
@@ -81,23 +85,6 @@ impl Region {
             self.settings.lanes.count() - 1
         );
         self.quarantine(record, &position, &reason, &[]).await
-    }
-
-    fn report(&self, counts: &Counts, records: usize) {
-        metrics::emit(
-            self.clock.now_ms(),
-            &[("region", &self.settings.region)],
-            &[
-                ("records", MetricUnit::Count, records as f64),
-                ("changes_applied", MetricUnit::Count, counts.applied as f64),
-                ("changes_skipped", MetricUnit::Count, counts.skipped as f64),
-                ("changes_repeated", MetricUnit::Count, counts.repeated as f64),
-                ("changes_coalesced", MetricUnit::Count, counts.coalesced as f64),
-                ("changes_quarantined", MetricUnit::Count, counts.quarantined as f64),
-                ("changes_missed", MetricUnit::Count, counts.missed as f64),
-                ("lag_ms_max", MetricUnit::Milliseconds, counts.lag_ms_max as f64),
-            ],
-        );
     }
 
     async fn replay_lane(
@@ -220,7 +207,9 @@ impl Region {
             let upto = if is_due { steps.last().copied() } else { last };
             let Chunk { transaction, sent, counts: planned } =
                 self.chunk(&mut session, steps, upto, &mut progress).await?;
+            let begun_ms = self.clock.now_ms();
             let (answers, view) = session.execute(transaction, seen.as_ref(), &replication_id, is_due).await?;
+            self.meter.chunk(self.clock.now_ms() - begun_ms);
             counts.add(planned);
             counts.add(self.settle(&sent, &answers).await?);
             if view.is_some_and(|view| {
@@ -242,7 +231,7 @@ impl Open<'_, '_> {
         let mark = self.view.mark();
         let mut last = self.view.record.as_ref().and_then(|record| record.heartbeat);
         self.steps.iter().filter(|step| Some(&step.position) > mark).any(|step| {
-            let What::Heartbeat(number) = step.what else { return false };
+            let What::Heartbeat(Heartbeat { heartbeat: number, .. }) = step.what else { return false };
             let breaks = last.is_some_and(|last| number > last + 1);
             last = last.max(Some(number));
             breaks
