@@ -15,7 +15,8 @@ pub struct Content {
     /// The value's parts as strings: a list in its order, fields and values, members, or members and scores; all but
     /// lists are sorted.
     pub value: Vec<Vec<u8>>,
-    /// As PEXPIRETIME gives it: milliseconds since the epoch, -1 without expiry.
+    /// As PEXPIRETIME gives it: milliseconds since the epoch, -1 without expiry. Redis 6.2 has no PEXPIRETIME: there it
+    /// is TIME and PTTL, and may be off by a few milliseconds.
     pub expires_at_ms: i64,
 }
 
@@ -50,16 +51,21 @@ async fn read(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
+    let is_old = server_info(connection).await?.contains("redis_version:6.");
     let mut about = redis::pipe();
+    about.cmd("TIME");
     for key in &keys {
-        about.cmd("TYPE").arg(key).cmd("PEXPIRETIME").arg(key);
+        about.cmd("TYPE").arg(key).cmd(if is_old { "PTTL" } else { "PEXPIRETIME" }).arg(key);
     }
-    let about: Vec<Value> = query(connection, &about, "TYPE and PEXPIRETIME").await?;
+    let mut about: Vec<Value> = query(connection, &about, "TYPE and PEXPIRETIME").await?;
+    let (seconds, micros): (i64, i64) = redis::from_redis_value(about.remove(0)).map_err(LocalError::call("TIME"))?;
+    let now_ms = if is_old { seconds * 1_000 + micros / 1_000 } else { 0 };
     let mut there: Vec<(Vec<u8>, String, i64)> = Vec::new();
     let mut reads = redis::pipe();
     for (key, pair) in keys.into_iter().zip(about.chunks_exact(2)) {
         let kind: String = redis::from_redis_value(pair[0].clone()).map_err(LocalError::call("TYPE"))?;
-        let expires_at_ms = redis::from_redis_value(pair[1].clone()).map_err(LocalError::call("PEXPIRETIME"))?;
+        let expires_at_ms: i64 = redis::from_redis_value(pair[1].clone()).map_err(LocalError::call("PEXPIRETIME"))?;
+        let expires_at_ms = if expires_at_ms > 0 { expires_at_ms + now_ms } else { expires_at_ms };
         if let Some(command) = read_command(&kind, &key) {
             reads.add_command(command);
             there.push((key, kind, expires_at_ms));
@@ -76,6 +82,10 @@ async fn read(
         }
     }
     Ok(found)
+}
+
+async fn server_info(connection: &mut MultiplexedConnection) -> Result<String, LocalError> {
+    redis::cmd("INFO").arg("server").query_async(connection).await.map_err(LocalError::call("INFO"))
 }
 
 async fn query(

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
+mod contract;
+
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tidemark_cache_sync::change::Change;
 use tidemark_cache_sync::fold::{self, State};
 use tidemark_cache_sync::lane::{Lane, Lanes};
-use tidemark_cache_sync::region::{Region, RegionSettings};
+use tidemark_cache_sync::region::{Region, RegionError, RegionSettings};
 use tidemark_cache_sync::snapshot::to_items;
 use tidemark_local::{CloudOptions, Content, HUB, LocalCloud, RedisServer, RegionClients, SECOND, contents};
 use tidemark_runtime::clock::Clock;
@@ -37,16 +39,7 @@ struct World {
 impl World {
     async fn start(cloud: &LocalCloud, name: &'static str, scope: &str) -> Self {
         let redis = RedisServer::start().unwrap();
-        let clients = RegionClients::new(cloud, name);
-        let bucket = format!("tidemark-test-{name}");
-        if name == HUB {
-            clients.s3.create_bucket().bucket(&bucket).send().await.unwrap();
-        } else {
-            let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
-                .location_constraint(aws_sdk_s3::types::BucketLocationConstraint::from(name))
-                .build();
-            clients.s3.create_bucket().bucket(&bucket).create_bucket_configuration(place).send().await.unwrap();
-        }
+        let (clients, bucket) = bucket(cloud, name).await;
         let region = region(name, &bucket, scope, redis.url(), &clients);
         let client = redis::Client::open(redis.url()).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -95,17 +88,42 @@ impl World {
     }
 }
 
+/// Clients for a region of the cloud, and a bucket of its own there.
+async fn bucket(cloud: &LocalCloud, name: &'static str) -> (RegionClients, String) {
+    let clients = RegionClients::new(cloud, name);
+    let bucket = format!("tidemark-test-{name}");
+    let mut create = clients.s3.create_bucket().bucket(&bucket);
+    if name != HUB {
+        let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
+            .location_constraint(aws_sdk_s3::types::BucketLocationConstraint::from(name));
+        create = create.create_bucket_configuration(place.build());
+    }
+    create.send().await.unwrap();
+    (clients, bucket)
+}
+
 /// The regional function as its settings make it.
 fn region(name: &str, bucket: &str, scope: &str, redis_url: String, clients: &RegionClients) -> Region {
-    let table = BTreeMap::from([
+    region_with(name, bucket, scope, BTreeMap::from([("TIDEMARK_REDIS_URL", redis_url)]), clients).unwrap()
+}
+
+/// As [`region`], with all that says where Redis is and how to log in.
+fn region_with(
+    name: &str,
+    bucket: &str,
+    scope: &str,
+    redis: BTreeMap<&'static str, String>,
+    clients: &RegionClients,
+) -> Result<Region, RegionError> {
+    let mut table = redis;
+    table.extend([
         ("AWS_REGION", name.to_owned()),
         ("TIDEMARK_BUCKET", bucket.to_owned()),
         ("TIDEMARK_SCOPE", scope.to_owned()),
         ("TIDEMARK_LANES", LANES.to_string()),
-        ("TIDEMARK_REDIS_URL", redis_url),
     ]);
     let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned())).unwrap();
-    Region::new(settings, clients.s3.clone(), Clock::system()).unwrap()
+    Region::new(settings, clients.s3.clone(), Clock::system())
 }
 
 fn new_stream() -> Stream {
