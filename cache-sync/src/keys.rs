@@ -53,7 +53,28 @@ pub fn producer_field(producer: &str) -> String {
 #[must_use]
 pub fn quarantine(partition_key: &str, position: &Position) -> String {
     let lane: String = partition_key.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-    format!("quarantine/{lane}/{:0>129}-{:010}.json", position.sequence.as_str(), position.index)
+    format!("{QUARANTINE}{lane}/{:0>129}-{:010}.json", position.sequence.as_str(), position.index)
+}
+
+/// Prefix of quarantined changes.
+pub const QUARANTINE: &str = "quarantine/";
+/// How the object beside a quarantined change ends that says that it was retried.
+const RETRIED: &str = ".retried.json";
+
+/// Object that says that the change in the quarantine object `object` was retried.
+#[must_use]
+pub fn retried(object: &str) -> String {
+    format!("{}{RETRIED}", object.strip_suffix(".json").unwrap_or(object))
+}
+
+/// Lane and position in the name of a quarantine object; `None` for any other name.
+#[must_use]
+pub fn quarantined(object: &str) -> Option<(&str, Position)> {
+    let (lane, rest) = object.strip_prefix(QUARANTINE)?.split_once('/')?;
+    let (sequence, index) = rest.strip_suffix(".json")?.split_once('-')?;
+    let sequence = Some(sequence.trim_start_matches('0')).filter(|digits| !digits.is_empty()).unwrap_or("0");
+    let position = Position { sequence: sequence.parse().ok()?, index: index.parse().ok()? };
+    Some((lane, position))
 }
 
 /// Prefix of everything that belongs to one snapshot.
@@ -99,5 +120,14 @@ mod tests {
             assert_eq!(slot_of(slot_record(Lane(3), slot).as_bytes()), slot);
             assert_eq!(slot_of(aside(slot).as_bytes()), slot);
         }
+    }
+
+    #[test]
+    fn the_name_of_a_quarantine_object_tells_lane_and_position() {
+        let position: Position = "00490:7".parse().unwrap_or_else(|_| unreachable!());
+        let object = quarantine("12", &position);
+        assert_eq!(quarantined(&object), Some(("12", position)));
+        assert_eq!(quarantined(&retried(&object)), None);
+        assert!(retried(&object).starts_with(object.trim_end_matches(".json")));
     }
 }

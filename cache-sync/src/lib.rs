@@ -20,6 +20,7 @@ pub mod lane_record;
 pub mod position;
 pub mod protocol;
 pub mod publish;
+pub mod quarantine;
 pub mod record;
 pub mod region;
 pub mod scope;

@@ -27,6 +27,8 @@ pub enum Question {
     Run(RunId),
     /// Every region at a glance.
     Status,
+    /// Every region and its bucket, the hub first.
+    Regions,
 }
 
 /// One region's answer, or why there is none.
@@ -52,6 +54,7 @@ impl Cron {
                 let record: Option<RunRecord> = self.record_of(&run).await?;
                 serde_json::to_value(record)?
             }
+            Invocation::Ask { ask: Question::Regions } => serde_json::to_value(&self.settings.regions)?,
             Invocation::Ask { ask: Question::Status } => serde_json::to_value(self.status().await)?,
         })
     }

@@ -1,5 +1,6 @@
 //! Settings of the cron function.
 
+use serde::{Deserialize, Serialize};
 use tidemark_cache_sync::keys::REPLAY_FUNCTION;
 use tidemark_cache_sync::lane::{Lanes, read_lanes};
 use tidemark_runtime::settings::{SettingError, Settings};
@@ -22,7 +23,7 @@ pub struct CronSettings {
 }
 
 /// A region and its bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionPlace {
     /// The region.
     pub region: String,

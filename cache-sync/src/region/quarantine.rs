@@ -4,24 +4,9 @@ use super::{Region, RegionError};
 use crate::event::EventRecord;
 use crate::keys;
 use crate::position::Position;
+use crate::quarantine::{Quarantined, VERSION};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
-use serde::Serialize;
-
-/// What a quarantine object holds.
-#[derive(Debug, Serialize)]
-struct Quarantined<'a> {
-    v: u64,
-    region: &'a str,
-    partition_key: &'a str,
-    position: &'a Position,
-    arrival_ms: i64,
-    reason: &'a str,
-    /// Keys that were deleted because of it, as text; bytes that are not UTF-8 show as the replacement character.
-    deleted_keys: Vec<String>,
-    /// The whole record's data in base64, as it came.
-    data: &'a str,
-}
 
 impl Region {
     /// Writes one quarantine object. The same change writes the same object, so a second delivery changes nothing.
@@ -35,14 +20,14 @@ impl Region {
         let partition_key = record.kinesis.partition_key.as_ref();
         let object = keys::quarantine(partition_key, position);
         let body = Quarantined {
-            v: 1,
-            region: &self.settings.region,
-            partition_key,
-            position,
+            v: VERSION,
+            region: self.settings.region.clone(),
+            partition_key: partition_key.to_owned(),
+            position: position.clone(),
             arrival_ms: record.arrival_ms(),
-            reason,
+            reason: reason.to_owned(),
             deleted_keys: deleted_keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect(),
-            data: record.kinesis.data.as_ref(),
+            data: record.kinesis.data.clone().into_owned(),
         };
         let body = serde_json::to_vec(&body).map_err(RegionError::Request)?;
         tracing::warn!(partition_key, %position, reason, object, "change quarantined");

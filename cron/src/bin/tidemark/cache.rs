@@ -2,6 +2,7 @@
 
 use crate::cloud::Cloud;
 use crate::jobs::run_and_report;
+use crate::quarantine::{self, QuarantineCommand};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
@@ -58,6 +59,9 @@ pub(crate) enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Look at changes that regions refused, and publish one anew
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// Take a snapshot of a region to its bucket
     Snapshot {
         /// The region; the hub without
@@ -96,6 +100,7 @@ pub(crate) async fn run(command: CacheCommand) -> anyhow::Result<ExitCode> {
         }
         CacheCommand::Get { key, region, json } => get(key, region, json).await,
         CacheCommand::Status { json } => status(json).await,
+        CacheCommand::Quarantine(command) => quarantine::run(command).await,
         CacheCommand::Snapshot { region, json } => run_and_report("snapshot", json!({"region": region}), json).await,
         CacheCommand::Resync { region, from, json } => {
             run_and_report("resync", json!({"region": region, "from": from}), json).await

@@ -11,6 +11,7 @@ use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::keys::REPLAY_FUNCTION;
 use tidemark_cache_sync::lane::{Lanes, read_lanes};
 use tidemark_cache_sync::publish::Publisher;
+use tidemark_cache_sync::quarantine::Retry;
 use tidemark_cron::ask::{Invocation, Question};
 use tidemark_cron::run::{RunId, RunRecord, Standing, Trigger};
 use tidemark_runtime::clients;
@@ -54,6 +55,17 @@ impl Cloud {
             self.stream.as_ref().context("environment variable TIDEMARK_STREAM is not set: the stream of changes")?;
         let kinesis = aws_sdk_kinesis::Client::new(&self.config);
         Ok(Publisher::new(kinesis, stream, self.lanes, Clock::system()))
+    }
+
+    pub(crate) fn retry(&self) -> anyhow::Result<Retry> {
+        let stream =
+            self.stream.clone().context("environment variable TIDEMARK_STREAM is not set: the stream of changes")?;
+        let kinesis = aws_sdk_kinesis::Client::new(&self.config);
+        Ok(Retry { kinesis, stream, lanes: self.lanes, clock: Clock::system() })
+    }
+
+    pub(crate) async fn s3(&self, region: &str) -> aws_sdk_s3::Client {
+        clients::s3(&clients::config(Some(region)).await)
     }
 
     pub(crate) async fn region(&self, region: &str) -> RegionClient {

@@ -3,6 +3,7 @@
 mod cache;
 mod cloud;
 mod jobs;
+mod quarantine;
 mod sitemap;
 
 use clap::{Parser, Subcommand};
