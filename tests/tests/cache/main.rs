@@ -272,7 +272,7 @@ async fn one_bad_change_costs_one_key_and_is_quarantined() {
         "not of the record's lane",
         "outside the scope",
         "system's own",
-        "starts with {",
+        "this one starts with byte",
         "is not a lane",
     ] {
         assert!(reasons.iter().any(|reason| reason.contains(words)), "{words}: {reasons:?}");
