@@ -2,6 +2,7 @@
 # make test    every test, with the servers they need: installs those too
 # make check   format, lints, documentation, licences, Terraform
 # make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
+# make fuzz    the decoders on made-up input, FUZZ_SECONDS=60 for each target; needs cargo-fuzz
 #
 # Settings of the demo: ONCE=1 ends after the summary, PAGES=4000000 adds made-up pages to the page table,
 # TIDEMARK_LOCAL_PORT, TIDEMARK_REDIS_US_EAST_1_PORT and TIDEMARK_REDIS_AP_NORTHEAST_2_PORT choose ports.
@@ -11,7 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 BENCHED := cache-sync sitemap
 export ONCE PAGES ONLY
 
-.PHONY: all prerequisites test-prerequisites build demo test check bench
+.PHONY: all prerequisites test-prerequisites build demo test check bench fuzz
 all: check test
 
 prerequisites:
@@ -45,4 +46,12 @@ bench: prerequisites
 	@for part in $(BENCHED); do \
 	  if [ ! -d $$part/benches ]; then echo "bench: $$part has no benchmarks" >&2; continue; fi; \
 	  $(CARGO) bench --quiet --locked --package tidemark-$$part --bench '*' -- $(ONLY) || exit 1; \
+	done
+
+# The pinned toolchain, not a nightly one: the sanitizer's switches are all that is unstable.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@for target in record frame kpl; do \
+	  ( cd fuzz && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 ) || exit 1; \
 	done

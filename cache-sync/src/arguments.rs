@@ -201,11 +201,14 @@ fn keys_of_command(args: &[Arg<'_>]) -> Vec<Vec<u8>> {
 }
 
 fn upper<'n>(name: &'n [u8]) -> Cow<'n, str> {
-    let text = String::from_utf8_lossy(name);
-    if name.iter().any(u8::is_ascii_lowercase) { Cow::Owned(text.to_ascii_uppercase()) } else { text }
+    match std::str::from_utf8(name) {
+        Ok(text) if !name.iter().any(u8::is_ascii_lowercase) => Cow::Borrowed(text),
+        _ => Cow::Owned(String::from_utf8_lossy(name).to_ascii_uppercase()),
+    }
 }
 
-fn command<'a>(list: &mut [Arg<'a>]) -> Result<Command<'a>, String> {
+/// One command of its arguments, with its key left where it is.
+pub(crate) fn command<'a>(list: &mut [Arg<'a>]) -> Result<Command<'a>, String> {
     let (name, rest) = list.split_first_mut().ok_or("a command is empty")?;
     let name = upper(&name.0);
     let known = rest.split_first_mut().map(|(_, args)| of_arguments(&name, args));

@@ -2,6 +2,7 @@
 //!
 //! Shape: <https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis.html>
 
+use crate::plain_json;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -11,6 +12,16 @@ pub struct Event<'a> {
     /// Records in stream order.
     #[serde(rename = "Records", borrow)]
     pub records: Vec<EventRecord<'a>>,
+}
+
+impl<'a> Event<'a> {
+    /// Reads an event from its JSON text.
+    ///
+    /// # Errors
+    /// Where it is not the event of a Kinesis mapping.
+    pub fn from_json(json: &'a str) -> Result<Self, serde_json::Error> {
+        plain_json::event(json).map_or_else(|| serde_json::from_str(json), Ok)
+    }
 }
 
 /// One record of a batch.

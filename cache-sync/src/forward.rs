@@ -294,7 +294,7 @@ fn check_applied<'l>(
 
 /// Each lane's first sequence number in the event.
 fn first_sequences(event: &RawValue) -> Result<BTreeMap<Lane, Sequence>, ForwardError> {
-    let event: Event<'_> = serde_json::from_str(event.get()).map_err(ForwardError::Event)?;
+    let event = Event::from_json(event.get()).map_err(ForwardError::Event)?;
     let mut firsts = BTreeMap::new();
     for record in &event.records {
         let lane = record.kinesis.partition_key.parse().ok().map(Lane);

@@ -6,6 +6,7 @@
 use crate::change::{Change, Refused};
 use crate::frame::{self, Frame, FrameError};
 use crate::kpl::{self, KplError};
+use crate::plain_json;
 use crate::wire::{self, Item, messagepack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -139,7 +140,10 @@ fn plain(data: &[u8]) -> Result<Content<'_>, Undecodable> {
 
 fn json(data: &[u8]) -> Result<Content<'_>, Undecodable> {
     let text = std::str::from_utf8(data).map_err(Undecodable::NotUtf8)?;
-    match wire::item_from_json(text) {
+    if let Some(change) = plain_json::change(text) {
+        return Ok(Content::Changes(vec![Ok(change)]));
+    }
+    match wire::any_item_from_json(text) {
         Ok(Item::Heartbeat(heartbeat)) => Ok(Content::Heartbeat(heartbeat)),
         Ok(Item::Change(change)) => Ok(Content::Changes(vec![Ok(change)])),
         Err(fault) => {

@@ -5,10 +5,14 @@
 pub mod arguments;
 #[path = "../../cache-sync/src/change.rs"]
 pub mod change;
+#[path = "../../cache-sync/src/event.rs"]
+pub mod event;
 #[path = "../../cache-sync/src/frame.rs"]
 pub mod frame;
 #[path = "../../cache-sync/src/kpl.rs"]
 pub mod kpl;
+#[path = "../../cache-sync/src/plain_json.rs"]
+mod plain_json;
 #[path = "../../cache-sync/src/record.rs"]
 pub mod record;
 #[path = "../../cache-sync/src/wire.rs"]

@@ -36,7 +36,7 @@ impl Region {
     /// # Errors
     /// The first lane's [`RegionError`] after every other lane was tried.
     pub async fn replay(&self, request: &Replay<'_>) -> Result<ReplayAnswer, RegionError> {
-        let event: Event<'_> = serde_json::from_str(request.event.get()).map_err(RegionError::Request)?;
+        let event = Event::from_json(request.event.get()).map_err(RegionError::Request)?;
         let data = BatchData::new(&event);
         let batch = Batch::decode(&data, self.settings.lanes)?;
         self.replay_batch(&batch, request).await
