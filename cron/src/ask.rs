@@ -1,5 +1,6 @@
 //! What operators ask of the cron function beside running jobs: a run's record, and every region at a glance.
 
+use crate::jobs::Job;
 use crate::run::{RunId, RunRecord, Trigger};
 use crate::runner::Cron;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub enum Question {
     Status,
     /// Every region and its bucket, the hub first.
     Regions,
+    /// The last heartbeat that reached every lane; `null` before the first.
+    Heartbeat,
 }
 
 /// One region's answer, or why there is none.
@@ -55,6 +58,9 @@ impl Cron {
                 serde_json::to_value(record)?
             }
             Invocation::Ask { ask: Question::Regions } => serde_json::to_value(&self.settings.regions)?,
+            Invocation::Ask { ask: Question::Heartbeat } => {
+                self.data_of(Job::Heartbeat.name()).await?.unwrap_or(Value::Null)
+            }
             Invocation::Ask { ask: Question::Status } => serde_json::to_value(self.status().await)?,
         })
     }

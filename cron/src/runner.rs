@@ -21,7 +21,7 @@ use tidemark_cache_sync::publish::Publisher;
 use tidemark_cache_sync::stream::Stream;
 use tidemark_runtime::clients;
 use tidemark_runtime::clock::Clock;
-use tidemark_runtime::state::{Held, StateError, StateStore};
+use tidemark_runtime::state::{Document, Held, StateError, StateStore};
 use tidemark_sitemap::refresh::Surroundings;
 
 /// Tries of one part of a job, the first included.
@@ -129,6 +129,22 @@ impl Cron {
     fn clients(&self, region: &str) -> anyhow::Result<&RegionClients> {
         self.settings.region(region).map_err(anyhow::Error::msg)?;
         self.regions.get(region).context("a region without clients")
+    }
+
+    /// The time, in milliseconds since the epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// What a job keeps between runs; `None` before its first.
+    ///
+    /// # Errors
+    /// Where S3 failed or the state does not parse.
+    pub async fn data_of(&self, lease: &str) -> anyhow::Result<Option<Value>> {
+        let store = StateStore::new(self.s3.clone(), &self.settings.bucket);
+        let found = store.load::<Document<JobState>>(&keys::job_state(lease)).await?;
+        Ok(found.map(|found| found.value.state.data))
     }
 
     /// What the sitemap job works with.

@@ -132,10 +132,6 @@ async fn a_change_reaches_both_regions_with_its_expiry_and_a_delete_follows() ->
         let printed = road.tidemark(&["cache", "get", "greeting", "--region", region.name]).await?;
         assert!(printed.contains("hello"), "{printed}");
     }
-    let status: Value = serde_json::from_str(&road.tidemark(&["cache", "status", "--json"]).await?)?;
-    for region in road.deployment.regions() {
-        assert!(status.to_string().contains(region.name), "{status}");
-    }
     road.tidemark(&["cache", "delete", "greeting"]).await?;
     road.until_in_both("greeting", None).await
 }
@@ -327,5 +323,130 @@ async fn a_schedule_publishes_the_sitemap() -> Result<()> {
         assert!(xml.replace(['\n', ' '], "").contains(wanted), "{wanted} is not in {xml}");
     }
     assert_eq!(xml.matches("<url>").count(), 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantined_change_is_published_anew_only_where_nothing_later_wrote_its_key() -> Result<()> {
+    let road = Road::start().await?;
+    let (hub, second) = (road.deployment.hub().name, road.deployment.second().name);
+    let put = async |key: &str, cmds: Value| {
+        road.put_raw(key, json!({"v": 1, "cmds": cmds, "at_ms": now_ms()}).to_string()).await
+    };
+    put("h", json!([["SET", "h", "text"]])).await?;
+    put("h", json!([["HSET", "h", "f", "v"], ["SET", "h", "done", "PX", "600000"]])).await?;
+    put("n", json!([["INCR", "n"]])).await?;
+    for region in road.deployment.regions() {
+        until_quarantined(region, "WRONGTYPE").await.map_err(|error| road.explain(error))?;
+        until_quarantined(region, "INCR").await.map_err(|error| road.explain(error))?;
+    }
+    let list = async |region: &str| -> Result<Vec<Value>> {
+        let printed = road.tidemark(&["cache", "quarantine", "list", "--json", "--region", region]).await?;
+        Ok(serde_json::from_str(&printed)?)
+    };
+    let listed = list(hub).await?;
+    let id_of = |word: &str| -> Result<String> {
+        let has = |item: &&Value| item["reason"].as_str().is_some_and(|reason| reason.contains(word));
+        let item = listed.iter().find(has).with_context(|| format!("{word} is not among {listed:?}"))?;
+        Ok(item["id"].as_str().context("id")?.to_owned())
+    };
+    let (failed, refused) = (id_of("WRONGTYPE")?, id_of("INCR")?);
+    let table = road.tidemark(&["cache", "quarantine", "list", "--limit", "3"]).await?;
+    assert!(table.contains("3 of 4"), "{table}");
+    let shown = road.tidemark(&["cache", "quarantine", "show", &failed]).await?;
+    assert!(shown.contains("\"HSET\"") && shown.contains("s3://"), "{shown}");
+
+    let retry = async |id: &str, region: &str| {
+        road.tidemark(&["cache", "quarantine", "retry", id, "--region", region])
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let why = retry(&refused, hub).await.unwrap_err();
+    assert!(why.contains("the contract still refuses it") && why.contains("SET the resulting value"), "{why}");
+    retry(&failed, hub).await.map_err(anyhow::Error::msg)?;
+    road.until_in_both("h", Some("done")).await?;
+    assert!(list(hub).await?.iter().any(|item| item["id"] == failed.as_str() && item["retried"] == true));
+    let why = retry(&failed, hub).await.unwrap_err();
+    assert!(why.contains("was retried already"), "{why}");
+    // The other region quarantined the same change; the retry was for both.
+    let why = retry(&failed, second).await.unwrap_err();
+    assert!(why.contains("a later change of its key is on the stream"), "{why}");
+    Ok(())
+}
+
+/// Checks one line by the rules of the embedded metric format and returns it.
+/// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+fn checked_emf(line: &str) -> Result<Value> {
+    const UNITS: [&str; 3] = ["Count", "Milliseconds", "Bytes"];
+    let root: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    let at_ms = root["_aws"]["Timestamp"].as_i64().context("Timestamp")?;
+    ensure!((now_ms() - at_ms).abs() < 3_600_000, "Timestamp {at_ms} is not milliseconds of now: {line}");
+    let directives = root["_aws"]["CloudWatchMetrics"].as_array().context("CloudWatchMetrics")?;
+    ensure!(!directives.is_empty(), "no directive: {line}");
+    for directive in directives {
+        ensure!(directive["Namespace"] == "Tidemark", "namespace: {line}");
+        for set in directive["Dimensions"].as_array().context("Dimensions")? {
+            let set = set.as_array().context("a dimension set")?;
+            ensure!(!set.is_empty() && set.len() <= 30, "1 to 30 dimensions: {line}");
+            for name in set {
+                let value =
+                    root[name.as_str().context("dimension")?].as_str().context("a dimension's value is text")?;
+                ensure!(!value.is_empty() && value.len() <= 1_024, "dimension value: {line}");
+            }
+        }
+        let metrics = directive["Metrics"].as_array().context("Metrics")?;
+        ensure!((1..=100).contains(&metrics.len()), "1 to 100 metrics: {line}");
+        for metric in metrics {
+            ensure!(UNITS.contains(&metric["Unit"].as_str().context("Unit")?), "unit: {line}");
+            let value = &root[metric["Name"].as_str().context("Name")?];
+            let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            ensure!((1..=100).contains(&numbers.len()) && numbers.iter().all(Value::is_number), "values: {line}");
+        }
+    }
+    Ok(root)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_lag_heartbeats_and_metrics_of_every_region() -> Result<()> {
+    let road = Road::start().await?;
+    road.tidemark(&["jobs", "run", "heartbeat"]).await?;
+    let healthy = async || -> Result<Option<String>> { Ok(road.tidemark(&["cache", "status", "--json"]).await.ok()) };
+    let printed = until("every lane to be ready", ARRIVAL_TIMEOUT, healthy).await.map_err(|e| road.explain(e))?;
+    let status: Value = serde_json::from_str(&printed)?;
+    assert_eq!((&status["healthy"], &status["heartbeat"]["last"]), (&json!(true), &json!(1)), "{status}");
+    let regions = status["regions"].as_array().context("regions")?;
+    let names: Vec<&str> = regions.iter().filter_map(|region| region["region"].as_str()).collect();
+    assert_eq!(names, road.deployment.regions().each_ref().map(|region| region.name), "{status}");
+    for region in regions {
+        assert_eq!(region["lanes"].as_object().map(serde_json::Map::len), Some(usize::from(LANES)), "{region}");
+        assert_eq!((&region["quarantined"], &region["lag_ms_max"]), (&json!(0), &json!(0)), "{region}");
+    }
+    // An unplugged stream: the same records, a heartbeat that grows old.
+    let stale = road.tidemark(&["cache", "status", "--max-heartbeat-age", "1ms"]).await.unwrap_err().to_string();
+    assert!(stale.contains("64 ready") && stale.contains("#1"), "{stale}");
+
+    let mut names = std::collections::BTreeSet::new();
+    for line in std::fs::read_to_string(road.deployment.cloud().log())?.lines() {
+        let Some(begin) = line.find("{\"_aws\"") else { continue };
+        let root = checked_emf(&line[begin..])?;
+        let metrics = root["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().cloned().unwrap_or_default();
+        names.extend(metrics.iter().filter_map(|metric| metric["Name"].as_str().map(str::to_owned)));
+    }
+    for wanted in [
+        "records",
+        "bytes",
+        "changes_applied",
+        "changes_skipped",
+        "changes_repeated",
+        "changes_quarantined",
+        "chunk_ms",
+        "heartbeat_ms",
+        "batches",
+        "batches_thrown_back",
+        "fed_records",
+        "invocation_ms",
+    ] {
+        assert!(names.contains(wanted), "{wanted} is not among {names:?}");
+    }
     Ok(())
 }

@@ -8,9 +8,14 @@ use crate::runner::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-#[derive(Default, Serialize, Deserialize)]
-struct Published {
-    last: u64,
+/// What the job keeps between runs: the last heartbeat that reached every lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Its number.
+    pub last: u64,
+    /// When it was published, in milliseconds since the epoch.
+    #[serde(default)]
+    pub at_ms: i64,
 }
 
 /// Runs the job.
@@ -20,7 +25,8 @@ struct Published {
 pub async fn run(context: &mut Context<'_>) -> anyhow::Result<Part> {
     let published: Published = serde_json::from_value(context.data().clone()).unwrap_or_default();
     let number = published.last + 1;
+    let at_ms = context.cron.now_ms();
     context.cron.publisher.heartbeat(number).await?;
-    context.set_data(serde_json::to_value(Published { last: number })?);
+    context.set_data(serde_json::to_value(Published { last: number, at_ms })?);
     Ok(Part::Done(json!({"heartbeat": number, "lanes": context.cron.settings.lanes.count()})))
 }

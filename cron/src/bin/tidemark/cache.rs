@@ -3,17 +3,15 @@
 use crate::cloud::Cloud;
 use crate::jobs::run_and_report;
 use crate::quarantine::{self, QuarantineCommand};
+use crate::status::{self, StatusArguments};
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use serde_json::json;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
-use tidemark_cache_sync::lane_record::{LaneRecord, State};
-use tidemark_cache_sync::protocol::{Found, Request, Shown, Status};
+use tidemark_cache_sync::protocol::{Found, Request, Shown};
 use tidemark_cache_sync::publish::{Receipt, wait_until_applied};
-use tidemark_cron::ask::{Question, RegionStatus};
 
 /// How long `--wait` waits.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -53,12 +51,8 @@ pub(crate) enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show every region at a glance
-    Status {
-        /// Print every lane of every region as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show every region at a glance; exits with 1 where something is not as it should be
+    Status(StatusArguments),
     /// Look at changes that regions refused, and publish one anew
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -99,7 +93,7 @@ pub(crate) async fn run(command: CacheCommand) -> anyhow::Result<ExitCode> {
             published(&cloud, &receipt, &wait).await
         }
         CacheCommand::Get { key, region, json } => get(key, region, json).await,
-        CacheCommand::Status { json } => status(json).await,
+        CacheCommand::Status(arguments) => status::run(&arguments).await,
         CacheCommand::Quarantine(command) => quarantine::run(command).await,
         CacheCommand::Snapshot { region, json } => run_and_report("snapshot", json!({"region": region}), json).await,
         CacheCommand::Resync { region, from, json } => {
@@ -135,58 +129,7 @@ async fn get(key: String, region: Option<String>, json: bool) -> anyhow::Result<
     Ok(if found.value.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn status(json: bool) -> anyhow::Result<ExitCode> {
-    let regions: Vec<RegionStatus> = Cloud::from_env().await?.ask(Question::Status).await?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(&regions)?)?;
-    } else {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header([
-            "region",
-            "redis",
-            "keys",
-            "ready",
-            "feeding",
-            "held",
-            "no record",
-            "heartbeat",
-            "last change",
-        ]);
-        for region in &regions {
-            match &region.status {
-                Some(status) => table.add_row(row(status)),
-                None => table.add_row([region.region.as_str(), region.error.as_deref().unwrap_or("no answer")]),
-            };
-        }
-        writeln!(out, "{table}")?;
-    }
-    Ok(if regions.iter().all(|region| region.status.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn row(status: &Status) -> Vec<String> {
-    let in_state =
-        |wanted: fn(&LaneRecord) -> bool| status.lanes.values().filter(|lane| wanted(lane)).count().to_string();
-    let heartbeat = status.lanes.values().filter_map(|lane| lane.heartbeat).min();
-    let last_ms = status.lanes.values().filter_map(|lane| lane.arrival_ms).max();
-    let now_ms = tidemark_runtime::clock::Clock::system().now_ms();
-    let recorded = status.lanes.len() as u64;
-    vec![
-        status.region.clone(),
-        status.server_version.clone(),
-        // The system's own keys are one for each lane.
-        status.keys.saturating_sub(recorded).to_string(),
-        in_state(|lane| lane.state == State::Ready),
-        in_state(|lane| lane.state == State::Feeding),
-        in_state(|lane| matches!(lane.state, State::Held(_))),
-        status.lanes_count.saturating_sub(u16::try_from(recorded).unwrap_or(u16::MAX)).to_string(),
-        heartbeat.map_or_else(|| "none".to_owned(), |number| format!("#{number}")),
-        last_ms.map_or_else(|| "none".to_owned(), |at| format!("{:.1} s ago", (now_ms - at) as f64 / 1_000.0)),
-    ]
-}
-
-fn duration(text: &str) -> anyhow::Result<Duration> {
+pub(crate) fn duration(text: &str) -> anyhow::Result<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 =
         text[..digits].parse().with_context(|| format!("{text}: write a number and a unit, as in 60s"))?;

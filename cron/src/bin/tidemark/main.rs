@@ -5,6 +5,7 @@ mod cloud;
 mod jobs;
 mod quarantine;
 mod sitemap;
+mod status;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
