@@ -130,7 +130,6 @@ impl IamLogin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_credential_types::Credentials;
 
     #[test]
     fn secrets_are_not_shown() {

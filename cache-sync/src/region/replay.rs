@@ -189,8 +189,7 @@ impl Region {
         let View { record: mut seen, producers, replication_id, failed } = view;
         let mark = seen.as_ref().and_then(|record| record.mark.as_ref());
         let last = last.filter(|last| Some(&last.position) > mark);
-        let mut counts = Counts::default();
-        counts.skipped = count_changes(&steps);
+        let mut counts = Counts { skipped: count_changes(&steps), ..Counts::default() };
         steps.retain(|step| Some(&step.position) > mark);
         counts.skipped -= count_changes(&steps);
         let mut progress = Progress {
