@@ -16,6 +16,10 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Most that a compressed body may grow, as a multiple of its size; a batch of such frames stays bounded too.
 pub const GROWTH_MAX: usize = 64;
 
+/// Fewest bytes that a frame has for each of its changes, so that a batch of small records does not become millions of
+/// changes. A change that is stored has five at least.
+pub const CHANGE_BYTES_MIN: usize = 4;
+
 /// Magic, version, codec, number of changes and size of the body.
 const HEADER_BYTES: usize = 12;
 /// CRC-32 of all that stands before it.
@@ -51,6 +55,14 @@ pub enum FrameError {
         bytes: usize,
         /// Size as it came.
         compressed: usize,
+    },
+    /// It names more changes than its size may hold.
+    #[error("the frame holds {count} changes in {bytes} bytes: at least {CHANGE_BYTES_MIN} bytes for each")]
+    Dense {
+        /// How many changes its header names.
+        count: usize,
+        /// Its size.
+        bytes: usize,
     },
     /// The body does not decompress to the size that the header names.
     #[error("the frame's body does not decompress to the {0} bytes that its header names")]
@@ -171,7 +183,7 @@ impl FrameBuilder {
         let count = std::mem::take(&mut self.count);
         let body_bytes = frame.len() - HEADER_BYTES;
         let mut codec = STORED;
-        if let Some(compressed) = compressed(&frame) {
+        if let Some(compressed) = compressed(&frame, count) {
             (frame, codec) = (compressed, ZSTD);
         }
         frame[..2].copy_from_slice(&MAGIC);
@@ -186,13 +198,14 @@ impl FrameBuilder {
 }
 
 /// A frame with its body compressed and its header still empty, where that is worth it.
-fn compressed(frame: &[u8]) -> Option<Vec<u8>> {
+fn compressed(frame: &[u8], count: usize) -> Option<Vec<u8>> {
     let body = &frame[HEADER_BYTES..];
     if body.len() < COMPRESS_BYTES_MIN {
         return None;
     }
     let compressed = zstd::bulk::compress(body, ZSTD_LEVEL).ok()?;
-    let worth = compressed.len() < body.len() && body.len() <= compressed.len() * GROWTH_MAX;
+    let within = body.len() <= compressed.len() * GROWTH_MAX && count * CHANGE_BYTES_MIN <= compressed.len();
+    let worth = compressed.len() < body.len() && within;
     worth.then(|| {
         let mut frame = Vec::with_capacity(HEADER_BYTES + compressed.len() + CHECKSUM_BYTES);
         frame.extend_from_slice(&[0; HEADER_BYTES]);
@@ -229,6 +242,9 @@ impl Frame {
         }
         if count > CHANGES_MAX {
             return Err(FrameError::TooMany(count));
+        }
+        if count * CHANGE_BYTES_MIN > data.len() {
+            return Err(FrameError::Dense { count, bytes: data.len() });
         }
         let body = HEADER_BYTES..end;
         match *codec {

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod kpl;
 pub mod lane;
 pub mod lane_record;
+pub mod messagepack;
 mod plain_json;
 pub mod position;
 pub mod protocol;

@@ -6,8 +6,9 @@
 use crate::change::{Change, Refused};
 use crate::frame::{self, Frame, FrameError};
 use crate::kpl::{self, KplError};
+use crate::messagepack;
 use crate::plain_json;
-use crate::wire::{self, Item, messagepack};
+use crate::wire::{self, Item};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

@@ -11,6 +11,8 @@ pub mod event;
 pub mod frame;
 #[path = "../../cache-sync/src/kpl.rs"]
 pub mod kpl;
+#[path = "../../cache-sync/src/messagepack.rs"]
+pub mod messagepack;
 #[path = "../../cache-sync/src/plain_json.rs"]
 mod plain_json;
 #[path = "../../cache-sync/src/record.rs"]

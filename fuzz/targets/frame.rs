@@ -3,6 +3,7 @@
 
 libfuzzer_sys::fuzz_target!(|input: (u8, u8, &[u8])| {
     let (codec, count, body) = input;
+    let count = count.min(u8::try_from(body.len() / 5).unwrap_or(u8::MAX));
     let mut frame = vec![b'T', b'M', 1, codec & 1, count, 0, 0, 0];
     frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     match codec & 1 {

@@ -97,6 +97,19 @@ fn a_decompression_bomb_is_refused_before_it_grows() {
 }
 
 #[test]
+fn a_frame_of_far_too_many_changes_for_its_size_is_refused_and_never_built() {
+    let same: Vec<_> = (0..5_000).map(|_| set("k", vec![], 1)).collect();
+    let frame = framed(&same);
+    assert_eq!(frame[3], STORED);
+    assert_eq!(Frame::open(frame).unwrap().changes().unwrap().len(), 5_000);
+    let body = [0; 17];
+    let mut dense = vec![b'T', b'M', VERSION, STORED, 10, 0, 0, 0, 17, 0, 0, 0];
+    dense.extend_from_slice(&body);
+    dense.extend_from_slice(&[0; 4]);
+    assert!(matches!(Frame::open(resealed(dense)), Err(FrameError::Dense { count: 10, bytes: 33 })));
+}
+
+#[test]
 fn one_bad_change_of_a_frame_leaves_the_others() {
     let mut bad = set("user:2", vec![1], 2);
     bad.body = Body::Commands(vec![Command::Set { value: Cow::Borrowed(b"v"), expiry: Some(Expiry::AtMs(0)) }]);
