@@ -164,7 +164,7 @@ impl LaneRecord {
 
     /// The fields that are set, as names and values to write.
     #[must_use]
-    pub fn to_fields(&self) -> Vec<(String, String)> {
+    pub fn to_fields(&self) -> Vec<(&'static str, String)> {
         let values = [
             self.mark.as_ref().map(ToString::to_string),
             self.shard.clone(),
@@ -176,7 +176,7 @@ impl LaneRecord {
             self.heartbeat.map(|number| number.to_string()),
         ];
         let fields = FIELDS.iter().zip(values);
-        fields.filter_map(|(name, value)| value.map(|value| ((*name).to_owned(), value))).collect()
+        fields.filter_map(|(name, value)| value.map(|value| (*name, value))).collect()
     }
 }
 
@@ -258,7 +258,8 @@ mod tests {
                 heartbeat,
             };
             let last = LastSeq { seq, arrival_ms: 5 };
-            let mut hash: BTreeMap<String, String> = record.to_fields().into_iter().collect();
+            let fields = record.to_fields().into_iter().map(|(name, value)| (name.to_owned(), value));
+            let mut hash: BTreeMap<String, String> = fields.collect();
             hash.insert("p:8f".into(), last.to_string());
             let (read, producers) = from_hash(&hash).unwrap().unwrap();
             prop_assert_eq!(read, record);

@@ -48,12 +48,13 @@ enum Plan<'s, 'a> {
 
 impl Region {
     /// Builds the transaction of one chunk and moves `progress` to what it will write: the mark at `upto`, where it is
-    /// given.
+    /// given. `before` is the record as the transaction will find it.
     pub(super) async fn chunk<'s, 'a>(
         &self,
         session: &mut Session,
         steps: &[&'s Step<'a>],
         upto: Option<&Step<'_>>,
+        before: Option<&LaneRecord>,
         progress: &mut Progress,
     ) -> Result<Chunk<'s, 'a>, RegionError> {
         let (unit, lane) = (progress.unit, progress.unit.lane);
@@ -73,7 +74,7 @@ impl Region {
             progress.record.arrival_ms = Some(upto.arrival_ms);
         }
         // First, because a script that is short of memory fails at its first write and at no other.
-        write_record(&mut chunk.transaction, &progress.record, &seen);
+        write_record(&mut chunk.transaction, &progress.record, before, &seen);
         if std::mem::take(&mut progress.clear_failed) {
             let mut clear = redis::cmd("HDEL");
             clear.arg(unit.record_key()).arg(FAILED_FIELD);
@@ -237,21 +238,16 @@ impl Region {
     }
 }
 
-/// Cuts a unit's steps into chunks of bounded size.
-pub(super) fn cut<'c, 's, 'a>(steps: &'c [&'s Step<'a>], is_cluster: bool) -> impl Iterator<Item = &'c [&'s Step<'a>]> {
+/// The first of a unit's steps, as many as one transaction takes.
+pub(super) fn next_chunk<'c, 's, 'a>(steps: &'c [&'s Step<'a>], is_cluster: bool) -> &'c [&'s Step<'a>] {
     let changes_max = if is_cluster { CLUSTER_CHANGES_MAX } else { CHUNK_CHANGES_MAX };
-    let mut rest = steps;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(changes_max).take_while(|step| {
-            let fits = bytes == 0 || bytes + step.transaction_bytes() <= CHUNK_BYTES_MAX;
-            bytes += step.transaction_bytes();
-            fits
-        });
-        let (chunk, behind) = rest.split_at(fits.count());
-        rest = behind;
-        (!chunk.is_empty()).then_some(chunk)
-    })
+    let mut bytes = 0;
+    let fits = steps.iter().take(changes_max).take_while(|step| {
+        let fits = bytes == 0 || bytes + step.transaction_bytes() <= CHUNK_BYTES_MAX;
+        bytes += step.transaction_bytes();
+        fits
+    });
+    &steps[..fits.count()]
 }
 
 /// Whether the producer's number says that the change was applied before; remembers it where not.
@@ -270,13 +266,22 @@ fn is_repeated(change: &Change<'_>, arrival_ms: i64, last_seqs: &mut Producers, 
     false
 }
 
-/// Adds the lane record to a transaction.
-pub(super) fn write_record(transaction: &mut Transaction, record: &LaneRecord, producers: &Producers) {
+/// Adds the lane record to a transaction: what is another than `before`, which the fence makes sure of, and always the
+/// mark and the state.
+pub(super) fn write_record(
+    transaction: &mut Transaction,
+    record: &LaneRecord,
+    before: Option<&LaneRecord>,
+    producers: &Producers,
+) {
     let key = transaction.unit.record_key();
+    let before = before.map(LaneRecord::to_fields).unwrap_or_default();
     let mut write = redis::cmd("HSET");
     write.arg(&key);
-    for (name, value) in record.to_fields() {
-        write.arg(name).arg(value);
+    for field in record.to_fields() {
+        if matches!(field.0, "mark" | "state") || !before.contains(&field) {
+            write.arg(field.0).arg(field.1);
+        }
     }
     transaction.add(write);
     for some in producers.iter().collect::<Vec<_>>().chunks(cluster::ARGUMENTS_MAX / 4) {

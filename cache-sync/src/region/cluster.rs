@@ -8,17 +8,24 @@
 use super::RegionError;
 use super::commands::{Op, arguments};
 use super::connection::{Server, parse_info, redis_error};
-use super::fence::{FAILED_FIELD, Transaction, Unit, View};
+use super::fence::{FAILED_FIELD, Fenced, Unit, View};
 use crate::keys;
 use crate::lane_record::{FIELDS, LaneRecord};
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::{Cmd, ErrorKind, Script, ServerErrorKind, Value, from_redis_value};
+use futures::{StreamExt, TryStreamExt};
+use redis::cluster_routing::{MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+use redis::cluster::ClusterClient;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, from_redis_value};
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// Most arguments in one command: ElastiCache Serverless takes 3,999.
 pub(super) const ARGUMENTS_MAX: usize = 3_500;
+
+/// Script calls that go to a node in one pipeline.
+const CALLS_A_PIPELINE: usize = 64;
+/// Pipelines of a lane that are in flight at once.
+const PIPELINES_AT_ONCE: usize = 4;
 
 /// Fields whose comparison makes the fence: every write of a record changes one of them.
 const FENCE_FIELDS: usize = 5;
@@ -80,78 +87,186 @@ static APPLY: LazyLock<Lua> = LazyLock::new(|| {
     )
 });
 
-/// What INFO says of every primary.
-pub(super) async fn servers(connection: &mut ClusterConnection) -> Result<Vec<Server>, RegionError> {
-    let route = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-    let answer = connection.route_command(redis::cmd("INFO"), route).await.map_err(redis_error("INFO"))?;
-    let answers: HashMap<String, String> =
-        from_redis_value(answer).map_err(|error| redis_error("INFO")(error.into()))?;
-    answers.values().map(|info| Server::checked(&parse_info(info))).collect()
+/// A cluster: one client that all share, because nothing on it is tied to a connection.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    pub(super) connection: ClusterConnection,
+    /// First slots of the ranges that lie on one node each, as they were when last asked for.
+    ranges: Arc<Mutex<Vec<u16>>>,
 }
 
-/// Reads the record of a slot, with the last seqs of `producers`.
+impl Cluster {
+    /// Connects, and makes sure that every primary can be used.
+    pub(super) async fn connect(client: &ClusterClient) -> Result<Self, RegionError> {
+        let connection = client.get_async_connection().await.map_err(redis_error("connecting to the cluster"))?;
+        let mut cluster = Self { connection, ranges: Arc::default() };
+        cluster.servers().await?;
+        cluster.learn_ranges().await.map_err(redis_error("CLUSTER SLOTS"))?;
+        Ok(cluster)
+    }
+
+    /// What INFO says of every primary.
+    pub(super) async fn servers(&mut self) -> Result<Vec<Server>, RegionError> {
+        let route = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let answer = self.connection.route_command(redis::cmd("INFO"), route).await.map_err(redis_error("INFO"))?;
+        let answers: HashMap<String, String> =
+            from_redis_value(answer).map_err(|error| redis_error("INFO")(error.into()))?;
+        answers.values().map(|info| Server::checked(&parse_info(info))).collect()
+    }
+
+    async fn learn_ranges(&mut self) -> redis::RedisResult<()> {
+        let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut self.connection).await?;
+        let first = |range: Vec<Value>| range.into_iter().next().and_then(|slot| from_redis_value(slot).ok());
+        let mut firsts: Vec<u16> = slots.into_iter().filter_map(first).collect();
+        firsts.sort_unstable();
+        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = firsts;
+        Ok(())
+    }
+
+    async fn pipeline<T>(
+        &mut self,
+        items: &[T],
+        slot: u16,
+        call: &impl Fn(&T) -> Cmd,
+    ) -> redis::RedisResult<Vec<Value>> {
+        let mut pipeline = Pipeline::with_capacity(items.len());
+        items.iter().for_each(|item| {
+            pipeline.add_command(call(item));
+        });
+        let route = SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master));
+        let answers = self.connection.route_pipeline(pipeline, 0, items.len(), route).await?;
+        answers.into_iter().map(Value::extract_error).collect()
+    }
+
+    async fn one_by_one<T>(&self, items: &[T], call: &impl Fn(&T) -> Cmd) -> redis::RedisResult<Vec<Value>> {
+        futures::stream::iter(items)
+            .map(|item| {
+                let mut connection = self.connection.clone();
+                async move { call(item).query_async(&mut connection).await }
+            })
+            .buffered(CALLS_A_PIPELINE)
+            .try_collect()
+            .await
+    }
+
+    /// How many of the slots at the front go to one node in one pipeline.
+    fn pipeline_length(&self, slots: &[u16]) -> usize {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let range = |slot: u16| ranges.partition_point(|first| *first <= slot);
+        let own = slots.first().map(|slot| range(*slot));
+        slots.iter().take(CALLS_A_PIPELINE).take_while(|slot| Some(range(**slot)) == own).count()
+    }
+}
+
+/// Reads the records of slots, each with the last seqs of some producers.
 pub(super) async fn read(
-    connection: &mut ClusterConnection,
-    unit: Unit,
-    producers: &[&str],
-) -> Result<View, RegionError> {
-    let key = unit.record_key();
-    let fields = FIELDS.iter().map(|field| (*field).to_owned()).chain([FAILED_FIELD.to_owned()]);
-    let fields = fields.chain(producers.iter().map(|producer| keys::producer_field(producer)));
-    let build = |name: &str, script: &str| {
+    cluster: &Cluster,
+    wanted: &[(Unit, Vec<&str>)],
+) -> Result<Vec<View>, RegionError> {
+    let call = |(unit, producers): &(Unit, Vec<&str>), name: &str, script: &str| {
         let mut command = redis::cmd(name);
-        command.arg(script).arg(1).arg(&key).arg(fields.clone().collect::<Vec<_>>());
+        command.arg(script).arg(1).arg(unit.record_key()).arg(&FIELDS).arg(FAILED_FIELD);
+        for producer in producers {
+            command.arg(keys::producer_field(producer));
+        }
         command
     };
-    let operation = || redis_error(format!("reading the record of lane {}", unit.lane));
-    let answer = call(connection, &READ, build).await.map_err(operation())?;
-    let mut fields: Vec<Option<String>> = from_redis_value(answer).map_err(|error| operation()(error.into()))?;
-    let replication_id = fields.pop().flatten().unwrap_or_default();
-    View::new(unit.lane, producers, fields, replication_id)
+    let slots = wanted.iter().map(|(unit, _)| unit.slot.unwrap_or(0)).collect::<Vec<_>>();
+    let answers = call_all(cluster, &READ, wanted, &slots, call).await.map_err(redis_error("reading lane records"))?;
+    let mut views = Vec::with_capacity(wanted.len());
+    for ((unit, producers), answer) in wanted.iter().zip(answers) {
+        let mut fields: Vec<Option<String>> =
+            from_redis_value(answer).map_err(|error| redis_error("reading lane records")(error.into()))?;
+        let replication_id = fields.pop().flatten().unwrap_or_default();
+        views.push(View::new(unit.lane, producers, fields, replication_id)?);
+    }
+    Ok(views)
 }
 
-/// Executes a transaction where the slot's record is still as `seen`.
+/// Executes transactions, each where its slot's record is still as it was seen. All of them are tried.
 ///
 /// # Errors
-/// [`RegionError::FenceLost`] where it is not; nothing was applied then.
+/// [`RegionError::FenceLost`] where one is not; nothing of that one was applied then.
 pub(super) async fn execute(
-    connection: &mut ClusterConnection,
-    transaction: &Transaction,
-    seen: Option<&LaneRecord>,
-    replication_id: &str,
-) -> Result<Vec<Value>, RegionError> {
-    let lane = transaction.unit.lane;
-    let expected = expected(seen);
-    let record_key = transaction.unit.record_key();
-    let build = |name: &str, script: &str| {
-        let keys: Vec<&[u8]> = transaction.ops.iter().flat_map(op_keys).collect();
+    cluster: &Cluster,
+    transactions: &[Fenced],
+) -> Result<Vec<Vec<Value>>, RegionError> {
+    let call = |fenced: &Fenced, name: &str, script: &str| {
+        let ops = &fenced.transaction.ops;
+        let keys: Vec<&[u8]> = ops.iter().flat_map(op_keys).collect();
         let mut command = redis::cmd(name);
-        command.arg(script).arg(keys.len() + 1).arg(&record_key).arg(keys).arg(&expected).arg(replication_id);
-        for op in &transaction.ops {
+        command.arg(script).arg(keys.len() + 1).arg(fenced.transaction.unit.record_key()).arg(keys);
+        command.arg(&expected(fenced.seen.as_ref())).arg(&fenced.replication_id);
+        for op in ops {
             add_op(&mut command, op);
         }
         command
     };
-    let answer = call(connection, &APPLY, build).await;
-    match answer.map_err(redis_error(format!("the transaction of lane {lane}")))? {
-        Value::Array(results) => Ok(results),
-        Value::Nil => Err(RegionError::FenceLost { lane }),
-        other => Err(RegionError::Transaction { lane, message: format!("unexpected answer {other:?}") }),
+    let slots: Vec<u16> = transactions.iter().map(|fenced| fenced.transaction.unit.slot.unwrap_or(0)).collect();
+    let answers = call_all(cluster, &APPLY, transactions, &slots, call)
+        .await
+        .map_err(redis_error("the transactions of a lane"))?;
+    let mut executed = Vec::with_capacity(answers.len());
+    for (fenced, answer) in transactions.iter().zip(answers) {
+        let lane = fenced.transaction.unit.lane;
+        executed.push(match answer {
+            Value::Array(results) => results,
+            Value::Nil => return Err(RegionError::FenceLost { lane }),
+            other => {
+                return Err(RegionError::Transaction { lane, message: format!("unexpected answer {other:?}") });
+            }
+        });
     }
+    Ok(executed)
 }
 
-/// Calls a script by its digest, and by its text where the node does not know it yet.
-async fn call(
-    connection: &mut ClusterConnection,
+/// Calls a script for each item, whose slot `slots` names: in pipelines to the nodes that have the slots. Where a node
+/// does not have one any more, or does not know the script, each call of its pipeline is made alone, which finds its way
+/// also while slots move; that some were made before does no harm, since each compares.
+async fn call_all<T>(
+    cluster: &Cluster,
     script: &Lua,
-    build: impl Fn(&str, &str) -> Cmd,
-) -> redis::RedisResult<Value> {
-    match build("EVALSHA", &script.digest).query_async(connection).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            build("EVAL", script.text).query_async(connection).await
-        }
-        answer => answer,
+    items: &[T],
+    slots: &[u16],
+    call: impl Fn(&T, &str, &str) -> Cmd,
+) -> redis::RedisResult<Vec<Value>> {
+    let (mut pipelines, mut rest) = (Vec::new(), (items, slots));
+    while !rest.0.is_empty() {
+        let (now, later) = rest.0.split_at(cluster.pipeline_length(rest.1));
+        pipelines.push((now, rest.1[0]));
+        rest = (later, &rest.1[now.len()..]);
     }
+    let answers: Vec<Vec<Value>> = futures::stream::iter(pipelines)
+        .map(|(items, slot)| {
+            let (mut cluster, call) = (cluster.clone(), &call);
+            async move {
+                match cluster.pipeline(items, slot, &|item| call(item, "EVALSHA", &script.digest)).await {
+                    Err(error) if is_elsewhere(&error) => {
+                        cluster.learn_ranges().await?;
+                        cluster.one_by_one(items, &|item| call(item, "EVAL", script.text)).await
+                    }
+                    answers => answers,
+                }
+            }
+        })
+        .buffered(PIPELINES_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Whether an error says that the call was not made there, but can be made.
+fn is_elsewhere(error: &RedisError) -> bool {
+    let ErrorKind::Server(kind) = error.kind() else { return false };
+    matches!(
+        kind,
+        ServerErrorKind::NoScript
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::ReadOnly
+    )
 }
 
 /// The record's fence fields as the script reads them.

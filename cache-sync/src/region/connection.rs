@@ -1,10 +1,10 @@
 //! Connections to the region's Redis, standalone or cluster, and what is read once from each.
 
 use super::login::Login;
-use super::{RegionError, cluster};
+use super::RegionError;
+use super::cluster::Cluster;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use std::collections::HashMap;
 use std::fmt;
@@ -100,8 +100,7 @@ enum Known {
     Nothing,
     /// Idle connections, each used by one lane at a time because a WATCH belongs to its connection.
     Standalone(Vec<Connection>),
-    /// One client that all share: nothing on it is tied to a connection.
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 impl fmt::Debug for Connections {
@@ -119,7 +118,7 @@ pub(super) struct Connection {
 /// A connection for one unit of work.
 pub(super) enum Session {
     Standalone(Connection),
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 /// What is known of a server.
@@ -161,14 +160,6 @@ impl Connections {
         }
     }
 
-    /// Whether the region's Redis is a cluster.
-    pub(super) async fn is_cluster(&self) -> Result<bool, RegionError> {
-        let session = self.session().await?;
-        let is_cluster = matches!(session, Session::Cluster(_));
-        self.give_back(session);
-        Ok(is_cluster)
-    }
-
     /// Keeps a connection that did its work for the next lane.
     pub(super) fn give_back(&self, session: impl Into<Session>) {
         if let (Session::Standalone(connection), Known::Standalone(idle)) = (session.into(), &mut *self.known())
@@ -203,9 +194,7 @@ impl Connections {
             }
             return Ok(Session::Standalone(Connection { redis, server }));
         }
-        let client = self.settings.cluster_client().await?;
-        let mut cluster = client.get_async_connection().await.map_err(redis_error("connecting to the cluster"))?;
-        cluster::servers(&mut cluster).await?;
+        let cluster = Cluster::connect(&self.settings.cluster_client().await?).await?;
         *self.known() = Known::Cluster(cluster.clone());
         Ok(Session::Cluster(cluster))
     }

@@ -84,6 +84,13 @@ impl View {
     }
 }
 
+/// A transaction and what the fence saw before it: it is applied only where that still stands.
+pub(super) struct Fenced {
+    pub(super) transaction: Transaction,
+    pub(super) seen: Option<LaneRecord>,
+    pub(super) replication_id: String,
+}
+
 /// Commands of one chunk, applied together with the lane record or not at all.
 pub(super) struct Transaction {
     pub(super) unit: Unit,

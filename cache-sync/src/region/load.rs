@@ -55,7 +55,7 @@ impl Region {
         let mut record = view.record.unwrap_or_else(LaneRecord::unmarked);
         record.state = State::Held(holder.to_owned());
         let mut transaction = Transaction::new(Unit::lane(lane));
-        write_record(&mut transaction, &record, &Producers::new());
+        write_record(&mut transaction, &record, None, &Producers::new());
         transaction.execute(&mut connection, false).await?;
         self.connections.give_back(connection);
         Ok(HeldLane { mark: record.mark, trusted })
@@ -241,7 +241,7 @@ impl Region {
         let key = keys::lane_record(load.lane);
         let mut transaction = Transaction::new(Unit::lane(load.lane));
         transaction.add(commands::delete(key.as_bytes()));
-        write_record(&mut transaction, &record, &folded.producers);
+        write_record(&mut transaction, &record, None, &folded.producers);
         transaction.execute(&mut connection, false).await?;
         self.connections.give_back(connection);
         Ok(())

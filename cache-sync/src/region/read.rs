@@ -3,19 +3,16 @@
 use super::connection::{Session, redis_error};
 use super::export::{kind_named, read_command, state_of};
 use super::fence::{Unit, View};
-use super::{Region, RegionError, batch, cluster};
+use super::cluster::{self, Cluster};
+use super::{Region, RegionError, batch};
 use crate::fold::State as KeyState;
 use crate::keys;
 use crate::lane::Lane;
 use crate::lane_record::{FIELDS, LaneRecord, State};
 use crate::position::Position;
 use crate::protocol::{Found, Shown, Status};
-use futures::{StreamExt, TryStreamExt};
 use redis::{Pipeline, Value};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Slots whose records are read at once on a cluster.
-const SLOTS_AT_ONCE: usize = 64;
 
 impl Region {
     /// Every lane's record, the server's version and the number of keys. On a cluster a lane's record is made of its
@@ -28,7 +25,7 @@ impl Region {
         let server_version = match &mut session {
             Session::Standalone(connection) => connection.server.version.clone(),
             Session::Cluster(cluster) => {
-                let servers = cluster::servers(cluster).await?;
+                let servers = cluster.servers().await?;
                 let versions: BTreeSet<String> = servers.into_iter().map(|server| server.version).collect();
                 format!("{} (cluster)", versions.into_iter().collect::<Vec<_>>().join(", "))
             }
@@ -106,18 +103,9 @@ impl Region {
     }
 }
 
-async fn read_units(
-    cluster: &redis::cluster_async::ClusterConnection,
-    units: Vec<Unit>,
-) -> Result<Vec<(Unit, View)>, RegionError> {
-    futures::stream::iter(units)
-        .map(|unit| {
-            let mut cluster = cluster.clone();
-            async move { Ok((unit, cluster::read(&mut cluster, unit, &[]).await?)) }
-        })
-        .buffered(SLOTS_AT_ONCE)
-        .try_collect()
-        .await
+async fn read_units(cluster: &Cluster, units: Vec<Unit>) -> Result<Vec<(Unit, View)>, RegionError> {
+    let wanted: Vec<(Unit, Vec<&str>)> = units.iter().map(|unit| (*unit, Vec::new())).collect();
+    Ok(units.into_iter().zip(cluster::read(cluster, &wanted).await?).collect())
 }
 
 /// A lane's record as its slots' make it: the oldest mark and heartbeat, and ready only where all are.

@@ -5,9 +5,9 @@
 //! applied before the batch is thrown back.
 
 use super::batch::{self, Batch, BatchData, Step, What};
-use super::chunk::{Chunk, Progress, cut};
+use super::chunk::{Progress, next_chunk};
 use super::connection::{CONNECTIONS, Session};
-use super::fence::{self, Transaction, Unit, View};
+use super::fence::{self, Fenced, Unit, View};
 use super::{Region, RegionError, cluster};
 use crate::event::{Event, EventRecord};
 use crate::lane::Lane;
@@ -15,19 +15,28 @@ use crate::lane_record::{LaneRecord, State};
 use crate::position::Position;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer};
 use crate::record::Heartbeat;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Slots of a lane that are read or written at once on a cluster.
-const SLOTS_AT_ONCE: usize = 64;
-
-/// One unit of a lane under replay: its connection, what its record said, and the steps it covers.
+/// One unit of a lane under replay: what its record said, and the steps it covers.
 struct Open<'s, 'a> {
     unit: Unit,
-    session: Session,
     view: View,
     steps: Vec<&'s Step<'a>>,
+}
+
+/// One unit on its way through its chunks.
+struct Run<'s, 'a> {
+    /// The record as the next transaction must find it.
+    seen: Option<LaneRecord>,
+    replication_id: String,
+    progress: Progress,
+    is_fed: bool,
+    /// What is not applied yet.
+    steps: Vec<&'s Step<'a>>,
+    done: usize,
+    is_due: bool,
 }
 
 impl Region {
@@ -97,7 +106,8 @@ impl Region {
         if !missing.is_empty() {
             return Ok((Outcome::Missing { objects: missing }, Counts::default()));
         }
-        let is_cluster = self.connections.is_cluster().await?;
+        let mut session = self.connections.session().await?;
+        let is_cluster = matches!(session, Session::Cluster(_));
         let mut units = batch::by_unit(lane, self.settings.lanes, steps, is_cluster);
         let follows = request.follows.get(&lane);
         if follows.is_some() {
@@ -106,120 +116,126 @@ impl Region {
                 units.entry(unit).or_default();
             }
         }
-        let opened = self.open(units).await?;
+        let opened = session.open(units).await?;
         if let Some(refused) = refusal(&opened, follows, request) {
-            return Ok((self.refused(lane, refused, opened, request, is_cluster).await?, Counts::default()));
+            let outcome = self.refused(&mut session, lane, refused, opened, request).await?;
+            self.connections.give_back(session);
+            return Ok((outcome, Counts::default()));
         }
-        let fed: Option<BTreeSet<Unit>> =
-            follows.map(|_| fed(&opened, request).into_iter().map(|open| open.unit).collect());
-        let last = steps.last();
-        let applied = futures::stream::iter(opened)
-            .map(|open| {
-                let is_fed = fed.as_ref().is_some_and(|fed| fed.contains(&open.unit));
-                async move { Ok::<_, RegionError>((is_fed, self.apply(open, is_fed, last, request).await?)) }
-            })
-            .buffer_unordered(SLOTS_AT_ONCE)
-            .try_collect::<Vec<_>>()
-            .await?;
-        let mut counts = Counts::default();
-        applied.iter().for_each(|(_, (_, applied))| counts.add(*applied));
-        // In a feed the oldest record is the lane's mark; else all that were in the batch reach its end.
-        let marks = applied.into_iter().filter(|(is_fed, _)| *is_fed == fed.is_some()).map(|(_, (mark, _))| mark);
-        Ok((Outcome::Applied { mark: marks.min().flatten() }, counts))
-    }
-
-    /// Reads the record of every unit.
-    async fn open<'s, 'a>(&self, units: BTreeMap<Unit, Vec<&'s Step<'a>>>) -> Result<Vec<Open<'s, 'a>>, RegionError> {
-        futures::stream::iter(units)
-            .map(|(unit, steps)| async move {
-                let producers: BTreeSet<&str> = steps.iter().filter_map(|step| step.producer()).collect();
-                let producers: Vec<&str> = producers.into_iter().collect();
-                let mut session = self.connections.session().await?;
-                let view = match &mut session {
-                    Session::Standalone(connection) => fence::watch(connection, unit, &producers).await?,
-                    Session::Cluster(connection) => cluster::read(connection, unit, &producers).await?,
-                };
-                Ok(Open { unit, session, view, steps })
-            })
-            .buffered(SLOTS_AT_ONCE)
-            .try_collect()
-            .await
+        let applied = self.apply(&mut session, opened, steps.last(), request, follows.is_some()).await?;
+        self.connections.give_back(session);
+        Ok(applied)
     }
 
     /// What forward is told of a lane that was left alone. Of a lane that is behind it must know the oldest record, so
     /// on a cluster the slots are read, too, that the batch does not speak of.
     async fn refused(
         &self,
+        session: &mut Session,
         lane: Lane,
         refused: Refusal,
         opened: Vec<Open<'_, '_>>,
         request: &Replay<'_>,
-        is_cluster: bool,
     ) -> Result<Outcome, RegionError> {
         let reason = match refused {
             Refusal::Held(holder) => return Ok(Outcome::Held { holder }),
             Refusal::OldGeneration(generation) => return Ok(Outcome::OldGeneration { generation }),
             Refusal::Behind(reason) => reason,
         };
-        let units = batch::all_units(lane, self.settings.lanes, is_cluster);
+        let units = batch::all_units(lane, self.settings.lanes, matches!(session, Session::Cluster(_)));
         let opened = if opened.len() == units.len() {
             opened
         } else {
-            self.open(units.into_iter().map(|unit| (unit, Vec::new())).collect()).await?
+            session.open(units.into_iter().map(|unit| (unit, Vec::new())).collect()).await?
         };
-        let standing = standing(&opened, request);
-        opened.into_iter().for_each(|open| self.connections.give_back(open.session));
-        let Standing { mark, arrival_ms, replication_id } = standing;
+        let Standing { mark, arrival_ms, replication_id } = standing(&opened, request);
         Ok(Outcome::Behind(Behind { reason, mark, arrival_ms, replication_id }))
     }
 
-    /// Applies a unit's steps, chunk by chunk, and returns its mark. `last` is the lane's last step in the batch: what
+    /// Applies the steps of a lane's units, a chunk of each at a time. `last` is the lane's last step in the batch: what
     /// lies before it is applied then, also where it is another slot's.
     async fn apply(
         &self,
-        open: Open<'_, '_>,
-        is_fed: bool,
+        session: &mut Session,
+        opened: Vec<Open<'_, '_>>,
         last: Option<&Step<'_>>,
         request: &Replay<'_>,
-    ) -> Result<(Option<Position>, Counts), RegionError> {
-        let Open { unit, mut session, view, mut steps } = open;
+        is_feed: bool,
+    ) -> Result<(Outcome, Counts), RegionError> {
+        let fed: BTreeSet<Unit> =
+            if is_feed { fed(&opened, request).into_iter().map(|open| open.unit).collect() } else { BTreeSet::new() };
+        let mut counts = Counts::default();
+        let mut runs = Vec::with_capacity(opened.len());
+        for open in opened {
+            let is_fed = fed.contains(&open.unit);
+            runs.push(self.begin(open, is_fed, request, &mut counts).await?);
+        }
+        while runs.iter().any(|run| run.is_due) {
+            self.apply_chunks(session, &mut runs, last, &mut counts).await?;
+        }
+        // In a feed the oldest record is the lane's mark; else all that were in the batch reach its end.
+        let marks = runs.into_iter().filter(|run| run.is_fed == is_feed).map(|run| run.progress.record.mark);
+        Ok((Outcome::Applied { mark: marks.min().flatten() }, counts))
+    }
+
+    /// Leaves out what is applied already.
+    async fn begin<'s, 'a>(
+        &self,
+        open: Open<'s, 'a>,
+        is_fed: bool,
+        request: &Replay<'_>,
+        counts: &mut Counts,
+    ) -> Result<Run<'s, 'a>, RegionError> {
+        let Open { unit, view, mut steps } = open;
         if !view.failed.is_empty() {
             self.settle_failed(&view.failed, &steps).await?;
         }
-        let View { record: mut seen, producers, replication_id, failed } = view;
-        let mark = seen.as_ref().and_then(|record| record.mark.as_ref());
-        let last = last.filter(|last| Some(&last.position) > mark);
-        let mut counts = Counts { skipped: count_changes(&steps), ..Counts::default() };
-        steps.retain(|step| Some(&step.position) > mark);
-        counts.skipped -= count_changes(&steps);
-        let mut progress = Progress {
-            unit,
-            record: next_record(seen.clone(), request, is_fed, &replication_id),
-            last_seqs: producers,
-            clear_failed: !failed.is_empty(),
-        };
-        let mut chunks = cut(&steps, unit.slot.is_some()).peekable();
-        let mut is_due = is_fed || progress.clear_failed || chunks.peek().is_some();
-        while is_due {
-            let steps = chunks.next().unwrap_or_default();
-            is_due = chunks.peek().is_some();
-            let upto = if is_due { steps.last().copied() } else { last };
-            let Chunk { transaction, sent, counts: planned } =
-                self.chunk(&mut session, steps, upto, &mut progress).await?;
-            let begun_ms = self.clock.now_ms();
-            let (answers, view) = session.execute(transaction, seen.as_ref(), &replication_id, is_due).await?;
-            self.meter.chunk(self.clock.now_ms() - begun_ms);
-            counts.add(planned);
+        let delivered = count_changes(&steps);
+        steps.retain(|step| Some(&step.position) > view.mark());
+        counts.skipped += delivered - count_changes(&steps);
+        let View { record, producers, replication_id, failed } = view;
+        let clear_failed = !failed.is_empty();
+        let is_due = is_fed || clear_failed || !steps.is_empty();
+        let next = next_record(record.clone(), request, is_fed, &replication_id);
+        let progress = Progress { unit, record: next, last_seqs: producers, clear_failed };
+        Ok(Run { seen: record, replication_id, progress, is_fed, steps, done: 0, is_due })
+    }
+
+    /// Applies the next chunk of every unit that is due.
+    async fn apply_chunks(
+        &self,
+        session: &mut Session,
+        runs: &mut [Run<'_, '_>],
+        last: Option<&Step<'_>>,
+        counts: &mut Counts,
+    ) -> Result<(), RegionError> {
+        let mut due: Vec<&mut Run<'_, '_>> = runs.iter_mut().filter(|run| run.is_due).collect();
+        let (mut transactions, mut sent) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
+        for run in &mut due {
+            let chunk = next_chunk(&run.steps[run.done..], run.progress.unit.slot.is_some());
+            run.done += chunk.len();
+            run.is_due = run.done < run.steps.len();
+            let upto = if run.is_due { chunk.last().copied() } else { last };
+            let upto = upto.filter(|upto| Some(&upto.position) > run.progress.record.mark.as_ref());
+            let chunk = self.chunk(session, chunk, upto, run.seen.as_ref(), &mut run.progress).await?;
+            counts.add(chunk.counts);
+            sent.push(chunk.sent);
+            let (seen, replication_id) = (run.seen.take(), run.replication_id.clone());
+            transactions.push(Fenced { transaction: chunk.transaction, seen, replication_id });
+        }
+        let begun_ms = self.clock.now_ms();
+        let executed = session.execute(transactions, due.iter().any(|run| run.is_due)).await?;
+        self.meter.chunk(self.clock.now_ms() - begun_ms);
+        for ((run, sent), (answers, view)) in due.into_iter().zip(sent).zip(executed) {
             counts.add(self.settle(&sent, &answers).await?);
             if view.is_some_and(|view| {
-                view.record.as_ref() != Some(&progress.record) || view.replication_id != replication_id
+                view.record.as_ref() != Some(&run.progress.record) || view.replication_id != run.replication_id
             }) {
-                return Err(RegionError::FenceLost { lane: unit.lane });
+                return Err(RegionError::FenceLost { lane: run.progress.unit.lane });
             }
-            seen = Some(progress.record.clone());
+            run.seen = Some(run.progress.record.clone());
         }
-        self.connections.give_back(session);
-        Ok((progress.record.mark, counts))
+        Ok(())
     }
 }
 
@@ -239,21 +255,57 @@ impl Open<'_, '_> {
 }
 
 impl Session {
-    /// Executes a transaction under the fence: `seen` is the record as it was read, on the server `replication_id`.
+    /// Reads the record of every unit.
+    async fn open<'s, 'a>(
+        &mut self,
+        units: BTreeMap<Unit, Vec<&'s Step<'a>>>,
+    ) -> Result<Vec<Open<'s, 'a>>, RegionError> {
+        let mut opened = Vec::with_capacity(units.len());
+        match self {
+            Session::Standalone(connection) => {
+                for (unit, steps) in units {
+                    let view = fence::watch(connection, unit, &producers(&steps)).await?;
+                    opened.push(Open { unit, view, steps });
+                }
+            }
+            Session::Cluster(connection) => {
+                let wanted: Vec<(Unit, Vec<&str>)> =
+                    units.iter().map(|(unit, steps)| (*unit, producers(steps))).collect();
+                let views = cluster::read(connection, &wanted).await?;
+                drop(wanted);
+                opened.extend(units.into_iter().zip(views).map(|((unit, steps), view)| Open { unit, view, steps }));
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Executes transactions, each under its own fence; on a standalone Redis, which has one unit a lane, `watch_next`
+    /// reads its record again for the next one.
     async fn execute(
         &mut self,
-        transaction: Transaction,
-        seen: Option<&LaneRecord>,
-        replication_id: &str,
+        transactions: Vec<Fenced>,
         watch_next: bool,
-    ) -> Result<(Vec<redis::Value>, Option<View>), RegionError> {
+    ) -> Result<Vec<(Vec<redis::Value>, Option<View>)>, RegionError> {
         match self {
-            Session::Standalone(connection) => transaction.execute(connection, watch_next).await,
+            Session::Standalone(connection) => {
+                let mut executed = Vec::with_capacity(transactions.len());
+                for fenced in transactions {
+                    executed.push(fenced.transaction.execute(connection, watch_next).await?);
+                }
+                Ok(executed)
+            }
             Session::Cluster(connection) => {
-                Ok((cluster::execute(connection, &transaction, seen, replication_id).await?, None))
+                let executed = cluster::execute(connection, &transactions).await?;
+                Ok(executed.into_iter().map(|answers| (answers, None)).collect())
             }
         }
     }
+}
+
+/// The producers that steps speak of.
+fn producers<'s>(steps: &[&'s Step<'_>]) -> Vec<&'s str> {
+    let producers: BTreeSet<&str> = steps.iter().filter_map(|step| step.producer()).collect();
+    producers.into_iter().collect()
 }
 
 /// Why a lane does not take a batch.

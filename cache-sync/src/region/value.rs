@@ -106,7 +106,7 @@ impl Session {
     pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RegionError> {
         let answer = match self {
             Session::Standalone(connection) => command.query_async(&mut connection.redis).await,
-            Session::Cluster(cluster) => command.query_async(cluster).await,
+            Session::Cluster(cluster) => command.query_async(&mut cluster.connection).await,
         };
         answer.map_err(redis_error("a command"))
     }

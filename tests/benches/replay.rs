@@ -1,0 +1,275 @@
+//! What replay costs, fence included, against plain pipelined SETs of the same changes by the same client.
+//!
+//! Prints one JSON object a line: `ratio` is our speed over theirs. Both sides run in turns in this process against the
+//! same server; medians count. Words on the command line choose benchmarks by name; `BENCH_CHANGES` and `BENCH_RUNS`
+//! change the size. It stands here and not in cache-sync because it starts servers.
+
+use futures::{StreamExt, TryStreamExt};
+use redis::Pipeline;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tidemark_cache_sync::event::Event;
+use tidemark_cache_sync::lane::{Lane, Lanes, slot};
+use tidemark_cache_sync::protocol::{Outcome, Replay};
+use tidemark_cache_sync::region::{Batch, BatchData, CHUNK_CHANGES_MAX, CONNECTIONS, Region, RegionSettings};
+use tidemark_local::{RedisCluster, RedisServer};
+use tidemark_runtime::clock::Clock;
+use tidemark_runtime::settings::Settings;
+use tidemark_tests::batch::{self, Record, STREAM, Stream};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const LANES: u16 = 64;
+/// Pipelines of one slot that the plain side has in flight on a cluster, as many as replay has.
+const SLOTS_AT_ONCE: usize = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let number = |name: &str, default: usize| std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default);
+    let (changes, runs) = (number("BENCH_CHANGES", 64_000), number("BENCH_RUNS", 9));
+    for (size, bytes, changes) in [("100b", 100, changes), ("1k", 1_000, changes / 2)] {
+        for (suffix, ttl_ms) in [("", None), ("_px", Some(3_600_000))] {
+            let names = ["insert", "update"].map(|kind| format!("replay/set_{size}_{kind}{suffix}"));
+            if names.iter().any(|name| wanted(name)) {
+                let load = Load { bytes, ttl_ms, changes, runs };
+                standalone(&names, &load).await?;
+            }
+        }
+    }
+    if wanted("replay/already_applied") {
+        already_applied(&Load { bytes: 100, ttl_ms: None, changes, runs }).await?;
+    }
+    if wanted("replay/cluster_100b") {
+        cluster(&Load { bytes: 100, ttl_ms: None, changes, runs }).await?;
+    }
+    Ok(())
+}
+
+/// What is replayed.
+struct Load {
+    bytes: usize,
+    ttl_ms: Option<i64>,
+    changes: usize,
+    runs: usize,
+}
+
+impl Load {
+    /// Keys and values, by lane; `run` makes values differ.
+    fn by_lane(&self, run: usize) -> BTreeMap<Lane, Vec<(String, String)>> {
+        let mut lanes: BTreeMap<Lane, Vec<(String, String)>> = BTreeMap::new();
+        for number in 0..self.changes {
+            let key = format!("user:{number:08}");
+            let value = format!("{run:08}-{number:08}-").repeat(self.bytes / 18 + 1);
+            lanes.entry(all_lanes().of_key(key.as_bytes())).or_default().push((key, value[..self.bytes].to_owned()));
+        }
+        lanes
+    }
+
+    /// The same as records of a stream, some changes a record.
+    fn records(&self, stream: &mut Stream, run: usize) -> Vec<Record> {
+        let expiry = self.ttl_ms.map(|ttl| ttl.to_string());
+        let change = |(key, value): &(String, String)| {
+            let mut command = vec!["SET", key, value];
+            command.extend(expiry.iter().flat_map(|ttl| ["PX", ttl]));
+            json!({"v": 1, "cmd": command})
+        };
+        let mut records = Vec::new();
+        for (lane, changes) in self.by_lane(run) {
+            for some in changes.chunks(100) {
+                records.push(stream.record(lane, &Value::Array(some.iter().map(change).collect())));
+            }
+        }
+        records
+    }
+}
+
+fn all_lanes() -> Lanes {
+    Lanes::new(LANES).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A region with nothing around it: no change of these benchmarks touches S3.
+fn region(redis_url: &str) -> Result<Region, Failure> {
+    let table = BTreeMap::from([
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("TIDEMARK_BUCKET", "none".to_owned()),
+        ("TIDEMARK_SCOPE", "*".to_owned()),
+        ("TIDEMARK_LANES", LANES.to_string()),
+        ("TIDEMARK_REDIS_URL", redis_url.to_owned()),
+    ]);
+    let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned()))?;
+    let s3 = aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build();
+    Ok(Region::new(settings, aws_sdk_s3::Client::from_conf(s3), Clock::system())?)
+}
+
+/// Makes every lane ready as forward does: what is behind is told what it follows.
+async fn make_ready(region: &Region, stream: &mut Stream) -> Result<(), Failure> {
+    let beats: Vec<Record> = all_lanes()
+        .all()
+        .map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 1, "at_ms": 1})))
+        .collect();
+    let answer = region.answer(&batch::replay(&beats).to_string()).await?;
+    let behind: BTreeMap<String, Value> = serde_json::from_value(answer["lanes"].clone())?;
+    let follows: BTreeMap<String, Value> =
+        behind.into_iter().map(|(lane, outcome)| (lane, outcome["behind"].clone())).collect();
+    let join = json!({"replay": {
+        "stream": STREAM, "generation": 1, "follows": follows, "join": true, "event": batch::event(&beats),
+    }});
+    region.answer(&join.to_string()).await?;
+    Ok(())
+}
+
+/// How long the region takes for records, decoding left out.
+async fn replayed(region: &Region, records: &[Record]) -> Result<Duration, Failure> {
+    let json = batch::event(records).to_string();
+    let event: Event<'_> = serde_json::from_str(&json)?;
+    let data = BatchData::new(&event);
+    let batch = Batch::decode(&data, all_lanes())?;
+    let nothing = RawValue::from_string("{}".to_owned())?;
+    let request =
+        Replay { stream: STREAM.into(), generation: 1, follows: BTreeMap::new(), join: false, event: &nothing };
+    let began = Instant::now();
+    let answer = region.replay_batch(&batch, &request).await?;
+    let took = began.elapsed();
+    match answer.lanes.values().find(|outcome| !matches!(outcome, Outcome::Applied { .. })) {
+        None => Ok(took),
+        Some(outcome) => Err(format!("not applied: {outcome:?}").into()),
+    }
+}
+
+/// How long plain pipelined SETs take on as many connections.
+async fn plain(url: &str, load: &Load, run: usize) -> Result<Duration, Failure> {
+    let client = redis::Client::open(url)?;
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(client.get_multiplexed_async_connection().await?);
+    }
+    let lanes = load.by_lane(run);
+    let at_ms = Clock::system().now_ms() + load.ttl_ms.unwrap_or(0);
+    let began = Instant::now();
+    let chunks = lanes.values().flat_map(|changes| changes.chunks(CHUNK_CHANGES_MAX)).enumerate();
+    futures::stream::iter(chunks)
+        .map(|(number, chunk)| {
+            let mut connection = connections[number % CONNECTIONS].clone();
+            async move { sets(chunk, load, at_ms).exec_async(&mut connection).await }
+        })
+        .buffer_unordered(CONNECTIONS)
+        .try_collect::<Vec<()>>()
+        .await?;
+    Ok(began.elapsed())
+}
+
+fn sets(changes: &[(String, String)], load: &Load, at_ms: i64) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(changes.len());
+    for (key, value) in changes {
+        pipeline.cmd("SET").arg(key).arg(value).ignore();
+        if load.ttl_ms.is_some() {
+            pipeline.arg("PXAT").arg(at_ms);
+        }
+    }
+    pipeline
+}
+
+async fn flush(url: &str) -> Result<(), Failure> {
+    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    Ok(redis::cmd("FLUSHALL").exec_async(&mut connection).await?)
+}
+
+async fn standalone(names: &[String; 2], load: &Load) -> Result<(), Failure> {
+    let (ours, theirs) = (RedisServer::start()?, RedisServer::start()?);
+    let region = region(&ours.url())?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    let mut times: [Vec<(Duration, Duration)>; 2] = Default::default();
+    for run in 0..load.runs {
+        flush(&ours.url()).await?;
+        flush(&theirs.url()).await?;
+        make_ready(&region, &mut stream).await?;
+        for (kind, times) in times.iter_mut().enumerate() {
+            let run = run * 2 + kind;
+            let records = load.records(&mut stream, run);
+            let plain = plain(&theirs.url(), load, run).await?;
+            times.push((replayed(&region, &records).await?, plain));
+        }
+    }
+    for (name, times) in names.iter().zip(times) {
+        print(name, load, &times, "plain pipelined SET");
+    }
+    Ok(())
+}
+
+async fn already_applied(load: &Load) -> Result<(), Failure> {
+    let (ours, theirs) = (RedisServer::start()?, RedisServer::start()?);
+    let region = region(&ours.url())?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    make_ready(&region, &mut stream).await?;
+    let records = load.records(&mut stream, 0);
+    replayed(&region, &records).await?;
+    let mut times = Vec::new();
+    for _ in 0..load.runs {
+        let plain = plain(&theirs.url(), load, 0).await?;
+        times.push((replayed(&region, &records).await?, plain));
+    }
+    print("replay/already_applied", load, &times, "plain pipelined SET");
+    Ok(())
+}
+
+async fn cluster(load: &Load) -> Result<(), Failure> {
+    let cluster = RedisCluster::start()?;
+    let region = region(&cluster.url())?;
+    let connection = ClusterClient::new(cluster.urls())?.get_async_connection().await?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    make_ready(&region, &mut stream).await?;
+    let mut times = Vec::new();
+    for run in 0..load.runs {
+        let records = load.records(&mut stream, run);
+        let plain = plain_by_slot(&connection, load, run).await?;
+        times.push((replayed(&region, &records).await?, plain));
+    }
+    print("replay/cluster_100b", load, &times, "plain SETs in a pipeline for each slot");
+    Ok(())
+}
+
+/// How long plain SETs take on a cluster, whose client takes pipelines of one slot.
+async fn plain_by_slot(connection: &ClusterConnection, load: &Load, run: usize) -> Result<Duration, Failure> {
+    let mut slots: BTreeMap<u16, Vec<(String, String)>> = BTreeMap::new();
+    for (key, value) in load.by_lane(run).into_values().flatten() {
+        slots.entry(slot(key.as_bytes())).or_default().push((key, value));
+    }
+    let began = Instant::now();
+    futures::stream::iter(&slots)
+        .map(|(slot, changes)| {
+            let mut connection = connection.clone();
+            async move {
+                let route = SingleNodeRoutingInfo::SpecificNode(Route::new(*slot, SlotAddr::Master));
+                connection.route_pipeline(sets(changes, load, 0), 0, changes.len(), route).await
+            }
+        })
+        .buffer_unordered(SLOTS_AT_ONCE)
+        .try_collect::<Vec<_>>()
+        .await?;
+    Ok(began.elapsed())
+}
+
+fn print(name: &str, load: &Load, times: &[(Duration, Duration)], against: &str) {
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let rate = median(times.iter().map(|(ours, _)| load.changes as f64 / ours.as_secs_f64()).collect());
+    let ratio = median(times.iter().map(|(ours, theirs)| theirs.as_secs_f64() / ours.as_secs_f64()).collect());
+    let round = |value: f64| (value * 1_000.0).round() / 1_000.0;
+    let line = json!({
+        "name": name, "value": rate.round(), "unit": "changes/s", "ratio": round(ratio), "against": against,
+        "runs": times.len(),
+    });
+    #[expect(clippy::print_stdout, reason = "benchmarks print their figures")]
+    {
+        println!("{line}");
+    }
+}
