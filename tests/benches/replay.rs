@@ -110,10 +110,8 @@ fn region(redis_url: &str) -> Result<Region, Failure> {
 
 /// Makes every lane ready as forward does: what is behind is told what it follows.
 async fn make_ready(region: &Region, stream: &mut Stream) -> Result<(), Failure> {
-    let beats: Vec<Record> = all_lanes()
-        .all()
-        .map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 1, "at_ms": 1})))
-        .collect();
+    let beats: Vec<Record> =
+        all_lanes().all().map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 1, "at_ms": 1}))).collect();
     let answer = region.answer(&batch::replay(&beats).to_string()).await?;
     let behind: BTreeMap<String, Value> = serde_json::from_value(answer["lanes"].clone())?;
     let follows: BTreeMap<String, Value> =

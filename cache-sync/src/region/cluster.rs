@@ -11,10 +11,10 @@ use super::connection::{Server, parse_info, redis_error};
 use super::fence::{FAILED_FIELD, Fenced, Unit, View};
 use crate::keys;
 use crate::lane_record::{FIELDS, LaneRecord};
-use redis::cluster_async::ClusterConnection;
 use futures::{StreamExt, TryStreamExt};
-use redis::cluster_routing::{MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, from_redis_value};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -159,10 +159,7 @@ impl Cluster {
 }
 
 /// Reads the records of slots, each with the last seqs of some producers.
-pub(super) async fn read(
-    cluster: &Cluster,
-    wanted: &[(Unit, Vec<&str>)],
-) -> Result<Vec<View>, RegionError> {
+pub(super) async fn read(cluster: &Cluster, wanted: &[(Unit, Vec<&str>)]) -> Result<Vec<View>, RegionError> {
     let call = |(unit, producers): &(Unit, Vec<&str>), name: &str, script: &str| {
         let mut command = redis::cmd(name);
         command.arg(script).arg(1).arg(unit.record_key()).arg(&FIELDS).arg(FAILED_FIELD);
@@ -187,10 +184,7 @@ pub(super) async fn read(
 ///
 /// # Errors
 /// [`RegionError::FenceLost`] where one is not; nothing of that one was applied then.
-pub(super) async fn execute(
-    cluster: &Cluster,
-    transactions: &[Fenced],
-) -> Result<Vec<Vec<Value>>, RegionError> {
+pub(super) async fn execute(cluster: &Cluster, transactions: &[Fenced]) -> Result<Vec<Vec<Value>>, RegionError> {
     let call = |fenced: &Fenced, name: &str, script: &str| {
         let ops = &fenced.transaction.ops;
         let keys: Vec<&[u8]> = ops.iter().flat_map(op_keys).collect();

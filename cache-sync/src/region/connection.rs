@@ -1,8 +1,8 @@
 //! Connections to the region's Redis, standalone or cluster, and what is read once from each.
 
-use super::login::Login;
 use super::RegionError;
 use super::cluster::Cluster;
+use super::login::Login;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};

@@ -1,9 +1,9 @@
 //! What operators and jobs ask of a region: a key, the marks, everything at a glance.
 
+use super::cluster::{self, Cluster};
 use super::connection::{Session, redis_error};
 use super::export::{kind_named, read_command, state_of};
 use super::fence::{Unit, View};
-use super::cluster::{self, Cluster};
 use super::{Region, RegionError, batch};
 use crate::fold::State as KeyState;
 use crate::keys;
