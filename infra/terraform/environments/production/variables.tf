@@ -48,6 +48,11 @@ variable "hub" {
       url             = string
       user            = optional(string)
       password_secret = optional(string)
+      iam = optional(object({
+        cache      = string
+        serverless = optional(bool, false)
+        arns       = list(string)
+      }))
     })
   })
 }
@@ -73,6 +78,11 @@ variable "second" {
       url             = string
       user            = optional(string)
       password_secret = optional(string)
+      iam = optional(object({
+        cache      = string
+        serverless = optional(bool, false)
+        arns       = list(string)
+      }))
     })
   })
 

@@ -109,6 +109,16 @@ data "aws_iam_policy_document" "replay" {
     actions   = ["s3:ListBucket"]
     resources = [module.bucket.arn]
   }
+
+  dynamic "statement" {
+    for_each = var.redis.iam == null ? [] : [var.redis.iam]
+
+    content {
+      sid       = "Redis"
+      actions   = ["elasticache:Connect"]
+      resources = statement.value.arns
+    }
+  }
 }
 
 module "replay" {
@@ -140,6 +150,10 @@ module "replay" {
     var.redis.user == null ? {} : { TIDEMARK_REDIS_USER = var.redis.user },
     var.redis.password_secret == null ? {} : {
       TIDEMARK_REDIS_PASSWORD = data.aws_secretsmanager_secret_version.redis[0].secret_string
+    },
+    var.redis.iam == null ? {} : {
+      TIDEMARK_REDIS_IAM_CACHE      = var.redis.iam.cache
+      TIDEMARK_REDIS_IAM_SERVERLESS = var.redis.iam.serverless
     },
   )
 }

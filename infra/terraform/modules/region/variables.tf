@@ -31,12 +31,22 @@ variable "network" {
 }
 
 variable "redis" {
-  description = "The region's Redis: a redis:// or rediss:// URL without a password, the user where it has one, and the Secrets Manager secret (name or ARN, in this region) whose plain text is the password."
+  description = "The region's Redis: a redis:// or rediss:// URL without a password, the user where it has one, and the Secrets Manager secret (name or ARN, in this region) whose plain text is the password. With iam the user logs in to ElastiCache by a token: the cache's name in lower case, whether it is serverless, and the ARNs of cache and user."
   type = object({
     url             = string
     user            = optional(string)
     password_secret = optional(string)
+    iam = optional(object({
+      cache      = string
+      serverless = optional(bool, false)
+      arns       = list(string)
+    }))
   })
+
+  validation {
+    condition     = var.redis.iam == null || (var.redis.password_secret == null && var.redis.user != null)
+    error_message = "A login by IAM needs a user and takes the place of password_secret."
+  }
 
   validation {
     condition     = can(regex("^rediss?://[^@]+$", var.redis.url))
