@@ -4,7 +4,10 @@
 //! were applied, so that the mapping delivers it again; a lane is fed from its mark to the batch in hand by writes that
 //! each name what they follow, or left alone where the stream cannot prove what lies between.
 
+mod copy;
 mod meter;
+
+pub use copy::{Unobtainable, ValueCopier};
 
 use crate::event::{Event, EventRecord};
 use crate::invoke::{InvokeError, RegionClient};
@@ -12,6 +15,7 @@ use crate::lane::Lane;
 use crate::position::Sequence;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer, Request};
 use crate::stream::{Identity, Range, Stream, StreamError};
+use crate::values::ValueError;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +30,9 @@ const TIME_RESERVE: Duration = Duration::from_secs(5);
 /// A mark this close to the end of the stream's retention is not fed from: records may go while they are read.
 const RETENTION_MARGIN_MS: i64 = 10 * 60_000;
 
+/// How often values are copied for one delivery; what is still missing then waits for the next one.
+const COPY_ROUNDS_MAX: u32 = 3;
+
 /// Why a batch is to be delivered again.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
@@ -35,6 +42,9 @@ pub enum ForwardError {
     /// The regional function failed.
     #[error(transparent)]
     Region(#[from] InvokeError),
+    /// A value could not be copied to the region.
+    #[error(transparent)]
+    Value(#[from] ValueError),
     /// The stream could not be read for a feed.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -108,6 +118,7 @@ pub struct Forward {
     identity: Identity,
     generation: u64,
     region: RegionClient,
+    values: Option<ValueCopier>,
     clock: Clock,
     meter: meter::Meter,
 }
@@ -125,7 +136,13 @@ impl Forward {
     /// [`StreamError`] where the stream cannot be described.
     pub async fn new(stream: Stream, generation: u64, region: RegionClient, clock: Clock) -> Result<Self, StreamError> {
         let identity = stream.identity().await?;
-        Ok(Self { stream, identity, generation, region, clock, meter: meter::Meter::default() })
+        Ok(Self { stream, identity, generation, region, values: None, clock, meter: meter::Meter::default() })
+    }
+
+    /// The same, which copies values that the region lacks. Without it a batch waits until they are there.
+    #[must_use]
+    pub fn copying(self, values: ValueCopier) -> Self {
+        Self { values: Some(values), ..self }
     }
 
     /// Passes one event on.
@@ -156,15 +173,28 @@ impl Forward {
         Ok(counts)
     }
 
+    /// Delivers, and where the region lacks values, copies them there and delivers again. The lanes that the first
+    /// delivery applied are left alone by their marks, and keep its answer.
     async fn deliver(
         &self,
         event: &RawValue,
         follows: BTreeMap<Lane, Follows>,
         join: bool,
-    ) -> Result<ReplayAnswer, InvokeError> {
-        let stream = self.identity.id.clone();
-        let request = Request::Replay(Replay { stream, generation: self.generation, follows, join, event });
-        self.region.ask(&request).await
+    ) -> Result<ReplayAnswer, ForwardError> {
+        let (stream, generation) = (self.identity.id.clone(), self.generation);
+        let mut replay = Replay { stream, generation, follows, join, unobtainable: Unobtainable::new(), event };
+        let mut answer: ReplayAnswer = self.region.ask(&Request::Replay(replay.clone())).await?;
+        let Some(values) = &self.values else { return Ok(answer) };
+        for _ in 0..COPY_ROUNDS_MAX {
+            let missing = answer.missing();
+            if missing.is_empty() {
+                break;
+            }
+            let unobtainable = values.copy(missing).await?;
+            replay.unobtainable.extend(unobtainable);
+            answer.complete(self.region.ask(&Request::Replay(replay.clone())).await?);
+        }
+        Ok(answer)
     }
 
     /// The lanes that are to be fed, and why the batch must be thrown back whatever comes of them.

@@ -110,6 +110,12 @@ pub fn tail(run: &str, lane: Lane) -> String {
 /// Name of the regional function.
 pub const REPLAY_FUNCTION: &str = "tidemark-cache-replay";
 
+/// A value that travels by reference: named by its content, so that the same value is one object.
+#[must_use]
+pub fn value(sha256_hex: &str) -> String {
+    format!("values/{}/{sha256_hex}", sha256_hex.get(..2).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,4 +28,5 @@ pub mod region;
 pub mod scope;
 pub mod snapshot;
 pub mod stream;
+pub mod values;
 pub mod wire;

@@ -51,7 +51,7 @@ pub enum Request<'a> {
 }
 
 /// A batch with what forward must tell.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replay<'a> {
     /// Identity of the stream: its ARN and creation time.
     pub stream: String,
@@ -63,6 +63,9 @@ pub struct Replay<'a> {
     /// Whether the lanes in `follows` are joined by this batch to what the mapping delivers, and so become ready.
     #[serde(default)]
     pub join: bool,
+    /// Objects that changes refer to and that cannot be had, with the reason: such a change is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unobtainable: BTreeMap<String, String>,
     /// The event as the mapping delivered it, unparsed.
     #[serde(borrow)]
     pub event: &'a RawValue,
@@ -84,6 +87,30 @@ pub struct ReplayAnswer {
     pub lanes: BTreeMap<Lane, Outcome>,
     /// Counts over all lanes.
     pub counts: Counts,
+}
+
+impl ReplayAnswer {
+    /// The values that the region lacks.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Reference> {
+        let missing = |outcome: &Outcome| match outcome {
+            Outcome::Missing { objects } => objects.clone(),
+            _ => Vec::new(),
+        };
+        self.lanes.values().flat_map(missing).collect()
+    }
+
+    /// Takes in what came of a second delivery of the same batch, for the lanes that lacked values in the first.
+    pub fn complete(&mut self, mut second: ReplayAnswer) {
+        self.counts.add(second.counts);
+        for (lane, outcome) in &mut self.lanes {
+            if matches!(outcome, Outcome::Missing { .. })
+                && let Some(now) = second.lanes.remove(lane)
+            {
+                *outcome = now;
+            }
+        }
+    }
 }
 
 /// How many changes met which end.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemark_cache_sync::invoke::RegionClient;
-use tidemark_cache_sync::publish::Publisher;
+use tidemark_cache_sync::publish::{Publisher, PublisherSettings, StartError};
 use tidemark_cache_sync::stream::Stream;
 use tidemark_runtime::clients;
 use tidemark_runtime::clock::Clock;
@@ -52,8 +52,6 @@ pub struct JobState {
 pub struct Cron {
     /// Its settings.
     pub settings: CronSettings,
-    /// Publishes heartbeats.
-    pub publisher: Publisher,
     /// The stream of changes.
     pub stream: Stream,
     clock: Clock,
@@ -61,6 +59,7 @@ pub struct Cron {
     s3: aws_sdk_s3::Client,
     athena: aws_sdk_athena::Client,
     lambda: aws_sdk_lambda::Client,
+    kinesis: aws_sdk_kinesis::Client,
 }
 
 /// What a job reaches of one region.
@@ -100,14 +99,23 @@ impl Cron {
         }
         Self {
             regions,
-            publisher: Publisher::new(kinesis.clone(), &settings.stream, settings.lanes, clock.clone()),
-            stream: Stream::new(kinesis, &settings.stream, clock.clone()),
+            stream: Stream::new(kinesis.clone(), &settings.stream, clock.clone()),
+            kinesis,
             s3: clients::s3(&hub),
             athena: aws_sdk_athena::Client::new(&hub),
             lambda: aws_sdk_lambda::Client::new(&hub),
             settings,
             clock,
         }
+    }
+
+    /// A publisher whose records are given up after `retry_for`, so that a run ends in its time.
+    ///
+    /// # Errors
+    /// [`StartError`]: jobs that publish nothing must not fail for it, so none is kept.
+    pub async fn publisher(&self, retry_for: Duration) -> Result<Publisher, StartError> {
+        let settings = PublisherSettings::new(&self.settings.stream, self.settings.lanes);
+        Publisher::start(&self.kinesis, PublisherSettings { retry_for, ..settings }, self.clock.clone()).await
     }
 
     /// The replay function of `region`.

@@ -130,8 +130,14 @@ async fn replayed(region: &Region, records: &[Record]) -> Result<Duration, Failu
     let data = BatchData::new(&event);
     let batch = Batch::decode(&data, all_lanes())?;
     let nothing = RawValue::from_string("{}".to_owned())?;
-    let request =
-        Replay { stream: STREAM.into(), generation: 1, follows: BTreeMap::new(), join: false, event: &nothing };
+    let request = Replay {
+        stream: STREAM.into(),
+        generation: 1,
+        follows: BTreeMap::new(),
+        join: false,
+        unobtainable: BTreeMap::new(),
+        event: &nothing,
+    };
     let began = Instant::now();
     let answer = region.replay_batch(&batch, &request).await?;
     let took = began.elapsed();

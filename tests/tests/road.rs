@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_cache_sync::lane::Lanes;
-use tidemark_cache_sync::publish::Publisher;
+use tidemark_cache_sync::publish::{CacheWrite, Publisher, PublisherSettings};
 use tidemark_local::{
     ARRIVAL_TIMEOUT, CloudOptions, Deployment, DeploymentOptions, LANES, LocalRegion, SITEMAP_BUCKET, STREAM,
     differing, forward_function, invoke, page_table, stream, until,
 };
 use tidemark_runtime::clock::Clock;
+use tidemark_tests::random::Random;
 
 const HOUR: Duration = Duration::from_hours(1);
 const SCHEDULE_TIMEOUT: Duration = Duration::from_secs(180);
@@ -33,13 +34,23 @@ impl Road {
     async fn start() -> Result<Self> {
         let deployment = Deployment::start(&DeploymentOptions::of_this_clone()?).await?;
         let lanes = Lanes::new(LANES)?;
-        let kinesis = deployment.hub().clients.kinesis.clone();
-        let publisher = Arc::new(Publisher::new(kinesis, STREAM, lanes, Clock::system()));
+        let clients = &deployment.hub().clients;
+        let values = Some((clients.s3.clone(), deployment.hub().bucket.clone()));
+        let settings = PublisherSettings { values, ..PublisherSettings::new(STREAM, lanes) };
+        let publisher = Arc::new(Publisher::start(&clients.kinesis, settings, Clock::system()).await?);
         Ok(Self { deployment, publisher, lanes })
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<()> {
-        self.publisher.set(key.as_bytes(), value.as_bytes(), Some(HOUR)).await?;
+        self.publish(CacheWrite::set(key, value, Some(HOUR))).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.publish(CacheWrite::delete(key)).await
+    }
+
+    async fn publish(&self, write: CacheWrite) -> Result<()> {
+        self.publisher.publish(write).await?.confirmed().await?;
         Ok(())
     }
 
@@ -123,7 +134,7 @@ async fn a_change_reaches_both_regions_with_its_expiry_and_a_delete_follows() ->
     let left_ms = keys[b"user:1".as_slice()].expires_at_ms - now_ms();
     assert!((3_000_000..=3_600_000).contains(&left_ms), "{left_ms}");
 
-    road.publisher.delete(b"user:1").await?;
+    road.delete("user:1").await?;
     road.until_in_both("user:1", None).await?;
 
     road.tidemark(&["cache", "set", "greeting", "hello", "--ttl", "60s"]).await?;
@@ -144,7 +155,7 @@ async fn a_batch_that_is_delivered_again_changes_nothing() -> Result<()> {
         road.set("counter", value).await?;
     }
     road.set("{counter}:gone", "x").await?;
-    road.publisher.delete(b"{counter}:gone").await?;
+    road.delete("{counter}:gone").await?;
     road.set("{counter}:last", "y").await?;
     road.until_in_both("{counter}:last", Some("y")).await?;
     let before = second.until_quiet().await?;
@@ -218,7 +229,7 @@ async fn a_stopped_region_catches_up_in_order() -> Result<()> {
     for index in 0..50 {
         road.set(&format!("page:{}", index % 10), &format!("{index}")).await?;
     }
-    road.publisher.delete(b"page:9").await?;
+    road.delete("page:9").await?;
     road.deployment.hub().until_value("page:9", None).await?;
     road.deployment.hub().until_value("page:8", Some("48")).await?;
     road.deployment.second().until_value("page:0", Some("first")).await?;
@@ -234,9 +245,9 @@ async fn write_until(publisher: Arc<Publisher>, stop: Arc<AtomicBool>) -> Result
     while !stop.load(Ordering::Relaxed) {
         let key = format!("live:{}", written % 300);
         if written % 7 == 3 {
-            publisher.delete(key.as_bytes()).await?;
+            publisher.delete(key).await?.confirmed().await?;
         } else {
-            publisher.set(key.as_bytes(), written.to_string().as_bytes(), Some(HOUR)).await?;
+            publisher.set(key, written.to_string(), Some(HOUR)).await?.confirmed().await?;
         }
         written += 1;
     }
@@ -249,15 +260,13 @@ async fn an_emptied_region_is_resynced_while_writes_go_on() -> Result<()> {
     for index in 0..100 {
         road.set(&format!("kept:{index}"), &format!("{index}")).await?;
     }
-    for commands in [
-        json!([["DEL", "profile"], ["HSET", "profile", "name", "Kim", "city", "Seoul"], ["EXPIRE", "profile", "3600"]]),
-        json!([["DEL", "feed"], ["RPUSH", "feed", "c", "a", "b"]]),
-        json!([["DEL", "tags"], ["SADD", "tags", "x", "y"]]),
-        json!([["DEL", "board"], ["ZADD", "board", "1.5", "kim", "2", "lee"]]),
+    for write in [
+        CacheWrite::replace_hash("profile", [("name", "Kim"), ("city", "Seoul")], Some(HOUR)),
+        CacheWrite::replace_list("feed", ["c", "a", "b"], None),
+        CacheWrite::replace_set("tags", ["x", "y"], None),
+        CacheWrite::commands([vec!["DEL", "board"], vec!["ZADD", "board", "1.5", "kim", "2", "lee"]])?,
     ] {
-        let key = commands[0][1].as_str().context("key")?.to_owned();
-        let commands: Vec<Vec<Value>> = serde_json::from_value(commands)?;
-        road.publisher.publish(key.as_bytes(), commands).await?;
+        road.publish(write).await?;
     }
     let before = road.deployment.until_equal(104).await.map_err(|error| road.explain(error.into()))?;
 
@@ -280,6 +289,51 @@ async fn an_emptied_region_is_resynced_while_writes_go_on() -> Result<()> {
     // And the road is open: nothing is held any more.
     road.set("kept:0", "later").await?;
     road.until_in_both("kept:0", Some("later")).await
+}
+
+/// Waits until `key` holds exactly these bytes in the region.
+async fn until_bytes(region: &LocalRegion, key: &str, value: &[u8]) -> Result<()> {
+    let mut connection = region.connect_redis().await?;
+    until(&format!("{key} in {}", region.name), ARRIVAL_TIMEOUT, async || {
+        let found: Option<Vec<u8>> = redis::cmd("GET").arg(key).query_async(&mut connection).await?;
+        anyhow::Ok((found.as_deref() == Some(value)).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_larger_than_a_record_reaches_every_region_by_its_bucket() -> Result<()> {
+    let road = Road::start().await?;
+    let (hub, second) = (road.deployment.hub(), road.deployment.second());
+    let mut random = Random::new(5);
+    let value: Vec<u8> = std::iter::repeat_with(|| random.bits().to_le_bytes()).take(5 << 17).flatten().collect();
+    assert_eq!(value.len(), 5 << 20);
+    road.set("img:9", "small").await?;
+    road.publish(CacheWrite::set("img:9", value.clone(), Some(HOUR))).await?;
+    road.set("{img:9}:after", "1").await?;
+    for region in road.deployment.regions() {
+        until_bytes(region, "img:9", &value).await.map_err(|error| road.explain(error))?;
+        let list = region.clients.s3.list_objects_v2().bucket(&region.bucket).prefix("values/").send().await?;
+        let sizes: Vec<Option<i64>> = list.contents().iter().map(|object| object.size()).collect();
+        assert_eq!(sizes, [Some(5 << 20)], "{}", region.name);
+    }
+    road.until_in_both("{img:9}:after", Some("1")).await?;
+    let keys = road.deployment.until_equal(2).await.map_err(|error| road.explain(error.into()))?;
+    assert!(keys[b"img:9".as_slice()].expires_at_ms > now_ms());
+
+    // A reference to what nobody has, and one that would have another object read, cost their keys alone.
+    for (object, words) in [
+        (format!("values/ab/{}", "ab".repeat(32)), "is not in bucket"),
+        ("elsewhere/7".to_owned(), "not named by its content"),
+    ] {
+        let reference = json!({"bucket": hub.bucket, "object": object, "sha256": "ab".repeat(32), "bytes": 7});
+        let change = json!({"v": 1, "key": "img:9", "ref": reference, "at_ms": now_ms()});
+        road.put_raw("img:9", change.to_string()).await?;
+        until_quarantined(second, words).await.map_err(|error| road.explain(error))?;
+    }
+    road.set("{img:9}:after", "2").await?;
+    road.until_in_both("{img:9}:after", Some("2")).await?;
+    road.until_in_both("img:9", None).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use anyhow::Context;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::value::RawValue;
 use std::time::Duration;
-use tidemark_cache_sync::forward::{Deadline, Forward};
+use tidemark_cache_sync::forward::{Deadline, Forward, ValueCopier};
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::keys::REPLAY_FUNCTION;
 use tidemark_cache_sync::stream::Stream;
@@ -47,7 +47,11 @@ async fn forward() -> anyhow::Result<Forward> {
     let generation = settings.parsed("TIDEMARK_GENERATION", 1)?;
     let hub = clients::config(None).await;
     let stream = Stream::new(aws_sdk_kinesis::Client::new(&hub), stream, Clock::system());
-    let lambda = aws_sdk_lambda::Client::new(&clients::config(Some(&target)).await);
-    let region = RegionClient::new(lambda, target, function);
-    Forward::new(stream, generation, region, Clock::system()).await.context("describing the stream")
+    let target_config = clients::config(Some(&target)).await;
+    let region = RegionClient::new(aws_sdk_lambda::Client::new(&target_config), target, function);
+    let forward = Forward::new(stream, generation, region, Clock::system()).await.context("describing the stream")?;
+    let Some(bucket) = settings.optional("TIDEMARK_TARGET_BUCKET") else { return Ok(forward) };
+    let sources = settings.required("TIDEMARK_VALUE_BUCKETS", "the buckets that values are copied from")?;
+    let sources: Vec<&str> = sources.split(',').map(str::trim).filter(|source| !source.is_empty()).collect();
+    Ok(forward.copying(ValueCopier::new(clients::s3(&target_config), bucket, sources)))
 }

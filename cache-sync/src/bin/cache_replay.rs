@@ -18,7 +18,8 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| {
         let region = &region;
         async move {
-            let answer = region.answer(event.payload.get()).await;
+            // Boxed: nested any deeper, it is more than the compiler follows.
+            let answer = Box::pin(region.answer(event.payload.get())).await;
             answer.map_err(|error| {
                 let error = logs::full_message(&error);
                 tracing::error!(error, "request failed");

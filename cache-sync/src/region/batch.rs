@@ -69,6 +69,20 @@ impl<'a> Batch<'a> {
         }
         Ok(batch)
     }
+
+    /// Refuses the changes whose values cannot be had; they would keep their lane for ever.
+    pub(super) fn refuse_unobtainable(&mut self, unobtainable: &BTreeMap<String, String>) {
+        if unobtainable.is_empty() {
+            return;
+        }
+        for step in self.lanes.values_mut().flatten() {
+            if let What::Change(Change { key, body: Body::Reference(reference), .. }) = &step.what
+                && let Some(reason) = unobtainable.get(&reference.object)
+            {
+                step.what = What::Refused(Refused { keys: vec![key.to_vec()], reason: reason.clone() });
+            }
+        }
+    }
 }
 
 impl Step<'_> {

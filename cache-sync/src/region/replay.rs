@@ -47,7 +47,8 @@ impl Region {
     pub async fn replay(&self, request: &Replay<'_>) -> Result<ReplayAnswer, RegionError> {
         let event = Event::from_json(request.event.get()).map_err(RegionError::Request)?;
         let data = BatchData::new(&event);
-        let batch = Batch::decode(&data, self.settings.lanes)?;
+        let mut batch = Batch::decode(&data, self.settings.lanes)?;
+        batch.refuse_unobtainable(&request.unobtainable);
         self.replay_batch(&batch, request).await
     }
 

@@ -9,12 +9,11 @@ use super::{Region, RegionError};
 use crate::change::{Body, Change, Reference};
 use crate::keys;
 use crate::lane::slot;
+use crate::values::{self, VALUE_BYTES_MAX};
 use futures::{StreamExt, TryStreamExt};
 use redis::{Cmd, FromRedisValue};
 use sha2::{Digest, Sha256};
 
-/// Largest value behind a reference, in bytes: the largest string that Redis holds.
-const VALUE_BYTES_MAX: u64 = 512 << 20;
 /// A value is appended in pieces of about this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 /// What was built aside and never took its key's place goes after this long, in seconds.
@@ -48,7 +47,16 @@ impl Region {
 
     async fn is_there(&self, object: &str) -> Result<bool, RegionError> {
         match self.s3.head_object().bucket(&self.settings.bucket).key(object).send().await {
-            Ok(_) => Ok(true),
+            Ok(head) => {
+                let written_ms = head.last_modified().and_then(|time| time.to_millis().ok());
+                if written_ms.is_some_and(|written_ms| values::is_old(written_ms, self.clock.now_ms()))
+                    && let Err(error) = values::refresh(&self.s3, &self.settings.bucket, object).await
+                {
+                    // It is there now, which is what this batch needs; the next use tries again.
+                    tracing::warn!(object, error = %error, "value not made young again");
+                }
+                Ok(true)
+            }
             Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(false),
             Err(error) => Err(storage("HeadObject", object, &error)),
         }

@@ -7,6 +7,10 @@ use super::Part;
 use crate::runner::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::time::Duration;
+
+/// How long one try of the job tries to publish; its part has three tries.
+const RETRY_FOR: Duration = Duration::from_secs(10);
 
 /// What the job keeps between runs: the last heartbeat that reached every lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +30,9 @@ pub async fn run(context: &mut Context<'_>) -> anyhow::Result<Part> {
     let published: Published = serde_json::from_value(context.data().clone()).unwrap_or_default();
     let number = published.last + 1;
     let at_ms = context.cron.now_ms();
-    context.cron.publisher.heartbeat(number).await?;
+    let publisher = context.cron.publisher(RETRY_FOR).await?;
+    publisher.heartbeat(number).await?;
+    publisher.close().await?;
     context.set_data(serde_json::to_value(Published { last: number, at_ms })?);
     Ok(Part::Done(json!({"heartbeat": number, "lanes": context.cron.settings.lanes.count()})))
 }

@@ -161,6 +161,7 @@ impl Deployment {
             ("TIDEMARK_STREAM", STREAM.to_owned()),
             ("TIDEMARK_LANES", LANES.to_string()),
             ("TIDEMARK_REGIONS", self.regions_setting()),
+            ("TIDEMARK_BUCKET", self.hub().bucket.clone()),
             ("TIDEMARK_REDIS_US_EAST_1", self.hub().redis.url()),
             ("TIDEMARK_REDIS_AP_NORTHEAST_2", self.second().redis.url()),
         ]
@@ -279,7 +280,7 @@ impl Deployment {
         for region in &self.regions {
             let mut specs = vec![self.replay(region)];
             if region.name == HUB {
-                specs.extend(REGIONS.iter().map(|target| forward(target)));
+                specs.extend(self.regions.iter().map(|target| self.forward(target)));
                 specs.push(self.cron());
             }
             functions::deploy(&region.clients, &region.bucket, &self.binaries, specs).await?;
@@ -295,6 +296,20 @@ impl Deployment {
             ("TIDEMARK_LANES", LANES.to_string()),
         ];
         function(REPLAY_FUNCTION.to_owned(), "cache_replay", REPLAY_TIMEOUT_S, environment)
+    }
+
+    fn forward(&self, target: &LocalRegion) -> FunctionSpec {
+        let buckets: Vec<&str> = self.regions.iter().map(|region| region.bucket.as_str()).collect();
+        let environment = [
+            ("TIDEMARK_STREAM", STREAM.to_owned()),
+            ("TIDEMARK_LANES", LANES.to_string()),
+            ("TIDEMARK_TARGET_REGION", target.name.to_owned()),
+            ("TIDEMARK_TARGET_BUCKET", target.bucket.clone()),
+            ("TIDEMARK_VALUE_BUCKETS", buckets.join(",")),
+            ("TIDEMARK_REPLAY_FUNCTION", REPLAY_FUNCTION.to_owned()),
+            ("TIDEMARK_GENERATION", "1".to_owned()),
+        ];
+        function(forward_function(target.name), "cache_forward", FORWARD_TIMEOUT_S, environment)
     }
 
     fn cron(&self) -> FunctionSpec {
@@ -347,17 +362,6 @@ fn function_arn(region: &str, name: &str) -> String {
 fn bucket(region: &str) -> String {
     debug_assert!(region == HUB || region == SECOND, "a region of the local cloud: {region}");
     format!("tidemark-{region}")
-}
-
-fn forward(target: &str) -> FunctionSpec {
-    let environment = [
-        ("TIDEMARK_STREAM", STREAM.to_owned()),
-        ("TIDEMARK_LANES", LANES.to_string()),
-        ("TIDEMARK_TARGET_REGION", target.to_owned()),
-        ("TIDEMARK_REPLAY_FUNCTION", REPLAY_FUNCTION.to_owned()),
-        ("TIDEMARK_GENERATION", "1".to_owned()),
-    ];
-    function(forward_function(target), "cache_forward", FORWARD_TIMEOUT_S, environment)
 }
 
 fn function<const N: usize>(

@@ -11,7 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 use tidemark_cache_sync::protocol::{Found, Request, Shown};
-use tidemark_cache_sync::publish::{Receipt, wait_until_applied};
+use tidemark_cache_sync::publish::{CacheWrite, wait_until_applied};
+use tidemark_runtime::clock::Clock;
 
 /// How long `--wait` waits.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -84,13 +85,11 @@ pub(crate) async fn run(command: CacheCommand) -> anyhow::Result<ExitCode> {
     match command {
         CacheCommand::Set { key, value, ttl, wait } => {
             let cloud = Cloud::from_env().await?;
-            let receipt = cloud.publisher()?.set(key.as_bytes(), value.as_bytes(), ttl).await?;
-            published(&cloud, &receipt, &wait).await
+            publish(&cloud, CacheWrite::set(key, value, ttl), &wait).await
         }
         CacheCommand::Delete { key, wait } => {
             let cloud = Cloud::from_env().await?;
-            let receipt = cloud.publisher()?.delete(key.as_bytes()).await?;
-            published(&cloud, &receipt, &wait).await
+            publish(&cloud, CacheWrite::delete(key), &wait).await
         }
         CacheCommand::Get { key, region, json } => get(key, region, json).await,
         CacheCommand::Status(arguments) => status::run(&arguments).await,
@@ -102,11 +101,12 @@ pub(crate) async fn run(command: CacheCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn published(cloud: &Cloud, receipt: &Receipt, wait: &[String]) -> anyhow::Result<ExitCode> {
+async fn publish(cloud: &Cloud, write: CacheWrite, wait: &[String]) -> anyhow::Result<ExitCode> {
+    let receipt = cloud.publisher().await?.publish(write).await?.confirmed().await?;
     writeln!(std::io::stdout().lock(), "lane {} position {}", receipt.lane, receipt.position)?;
     for region in wait {
         let client = cloud.region(region).await;
-        wait_until_applied(&client, receipt, WAIT_MAX).await?;
+        wait_until_applied(&receipt, &client, WAIT_MAX, &Clock::system()).await?;
         writeln!(std::io::stdout().lock(), "applied in {region}")?;
     }
     Ok(ExitCode::SUCCESS)

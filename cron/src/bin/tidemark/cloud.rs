@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::keys::REPLAY_FUNCTION;
 use tidemark_cache_sync::lane::{Lanes, read_lanes};
-use tidemark_cache_sync::publish::Publisher;
+use tidemark_cache_sync::publish::{Publisher, PublisherSettings};
 use tidemark_cache_sync::quarantine::Retry;
 use tidemark_cron::ask::{Invocation, Question};
 use tidemark_cron::run::{RunId, RunRecord, Standing, Trigger};
@@ -20,6 +20,8 @@ use tidemark_runtime::settings::Settings;
 
 /// How often a run is looked at.
 const POLL: Duration = Duration::from_millis(500);
+/// How long a change is tried to be published; somebody waits for it.
+const PUBLISH_MAX: Duration = Duration::from_secs(20);
 /// A run that has no record this long after it was triggered was not begun.
 const BEGIN_MAX: Duration = Duration::from_secs(60);
 /// A run whose record has not moved for this long has died with its invocation.
@@ -30,6 +32,7 @@ pub(crate) struct Cloud {
     pub(crate) hub: String,
     pub(crate) lanes: Lanes,
     stream: Option<String>,
+    values_bucket: Option<String>,
     cron_function: String,
     replay_function: String,
     config: aws_config::SdkConfig,
@@ -42,6 +45,7 @@ impl Cloud {
             hub: settings.required("AWS_REGION", "the hub, the region of the stream and the jobs")?,
             lanes: read_lanes(&settings)?,
             stream: settings.optional("TIDEMARK_STREAM"),
+            values_bucket: settings.optional("TIDEMARK_BUCKET"),
             cron_function: settings.optional("TIDEMARK_CRON_FUNCTION").unwrap_or_else(|| "tidemark-cron".to_owned()),
             replay_function: settings
                 .optional("TIDEMARK_REPLAY_FUNCTION")
@@ -50,11 +54,18 @@ impl Cloud {
         })
     }
 
-    pub(crate) fn publisher(&self) -> anyhow::Result<Publisher> {
+    pub(crate) async fn publisher(&self) -> anyhow::Result<Publisher> {
         let stream =
             self.stream.as_ref().context("environment variable TIDEMARK_STREAM is not set: the stream of changes")?;
         let kinesis = aws_sdk_kinesis::Client::new(&self.config);
-        Ok(Publisher::new(kinesis, stream, self.lanes, Clock::system()))
+        let values = self.values_bucket.clone().map(|bucket| (clients::s3(&self.config), bucket));
+        let settings = PublisherSettings {
+            values,
+            linger: Duration::ZERO,
+            retry_for: PUBLISH_MAX,
+            ..PublisherSettings::new(stream, self.lanes)
+        };
+        Ok(Publisher::start(&kinesis, settings, Clock::system()).await?)
     }
 
     pub(crate) fn retry(&self) -> anyhow::Result<Retry> {

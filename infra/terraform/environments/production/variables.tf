@@ -132,13 +132,13 @@ variable "snapshot_days" {
 }
 
 variable "value_days" {
-  description = "Days that large values are kept after their last use: longer than the stream's retention plus the oldest kept snapshot."
+  description = "Days that large values are kept after their last use: longer than the stream's retention plus the oldest kept snapshot plus one day, for a value is made young again at most once a day."
   type        = number
   default     = 30
 
   validation {
-    condition     = var.value_days > var.snapshot_days + var.stream.retention_hours / 24
-    error_message = "value_days must exceed snapshot_days plus the stream's retention in days: a change that is still read may name such a value."
+    condition     = var.value_days > var.snapshot_days + var.stream.retention_hours / 24 + 1
+    error_message = "value_days must exceed snapshot_days plus the stream's retention in days plus one: a change that is still read may name such a value."
   }
 }
 

@@ -22,6 +22,26 @@ data "aws_iam_policy_document" "this" {
     resources = [var.replay_function_arn]
   }
 
+  # Large values: S3 copies them from the publishing region's bucket to the target's, and nothing else under another name.
+  statement {
+    sid       = "ReadValues"
+    actions   = ["s3:GetObject"]
+    resources = [for arn in values(var.value_buckets) : "${arn}/values/*"]
+  }
+
+  # Without it S3 says 403 for a value that is not there.
+  statement {
+    sid       = "LookForValues"
+    actions   = ["s3:ListBucket"]
+    resources = values(var.value_buckets)
+  }
+
+  statement {
+    sid       = "WriteValues"
+    actions   = ["s3:PutObject"]
+    resources = ["${var.value_buckets[var.target_bucket]}/values/*"]
+  }
+
   dynamic "statement" {
     for_each = var.stream_key_arn == null ? [] : [var.stream_key_arn]
 
@@ -50,6 +70,8 @@ module "function" {
     TIDEMARK_STREAM          = var.stream_name
     TIDEMARK_LANES           = var.lanes
     TIDEMARK_TARGET_REGION   = var.target_region
+    TIDEMARK_TARGET_BUCKET   = var.target_bucket
+    TIDEMARK_VALUE_BUCKETS   = join(",", keys(var.value_buckets))
     TIDEMARK_REPLAY_FUNCTION = var.replay_function_name
     TIDEMARK_GENERATION      = var.generation
   }

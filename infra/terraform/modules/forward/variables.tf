@@ -8,6 +8,16 @@ variable "target_region" {
   type        = string
 }
 
+variable "target_bucket" {
+  description = "Name of the target region's bucket: large values that it lacks are copied there."
+  type        = string
+}
+
+variable "value_buckets" {
+  description = "ARNs, by name, of the buckets that services write large values to, the target's among them. From no other bucket is anything copied."
+  type        = map(string)
+}
+
 variable "replay_function_name" {
   description = "Name of the replay function, the same in every region."
   type        = string

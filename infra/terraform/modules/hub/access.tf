@@ -7,6 +7,13 @@ data "aws_iam_policy_document" "producer" {
     resources = [aws_kinesis_stream.this.arn]
   }
 
+  # Values that do not fit a record are written to the service's own region first.
+  statement {
+    sid       = "LargeValues"
+    actions   = ["s3:GetObject", "s3:PutObject"]
+    resources = [for r in var.regions : "${r.bucket_arn}/values/*"]
+  }
+
   dynamic "statement" {
     for_each = local.stream_key_arn == null ? [] : [local.stream_key_arn]
 

@@ -62,6 +62,8 @@ module "forward" {
 
   name                   = var.name
   target_region          = each.key
+  target_bucket          = each.value.bucket_name
+  value_buckets          = { for r in var.regions : r.bucket_name => r.bucket_arn }
   replay_function_name   = each.value.replay_function_name
   replay_function_arn    = each.value.replay_function_arn
   stream_name            = aws_kinesis_stream.this.name

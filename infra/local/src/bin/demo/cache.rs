@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_hours(1);
 /// A service in the hub's region writes; the other region follows, with the same expiry to the millisecond.
 pub(crate) async fn cross_regions(deployment: &Deployment, progress: &mut Progress) -> Result<()> {
     let step = progress.begin("A Rust service writes in us-east-1");
-    let service = BackendService::new(deployment)?;
+    let service = BackendService::new(deployment).await?;
     let start = Instant::now();
     service.set_all((0..SESSIONS).map(|index| (format!("session:{index}"), format!("user {index}"))), TTL).await?;
     let last = format!("session:{}", SESSIONS - 1);
@@ -72,7 +72,7 @@ pub(crate) async fn python_producer(deployment: &Deployment, python: &Path, prog
 /// Deletes by the service and by the operators' command.
 pub(crate) async fn deletes(deployment: &Deployment, progress: &mut Progress) -> Result<()> {
     let step = progress.begin("A delete follows");
-    let service = BackendService::new(deployment)?;
+    let service = BackendService::new(deployment).await?;
     service.delete("session:0").await?;
     let by_service = deployment.second().until_value("session:0", None).await?;
     finished(deployment.tidemark()?.args(["cache", "delete", "basket:42"]), "tidemark cache delete").await?;
@@ -88,7 +88,7 @@ pub(crate) async fn deletes(deployment: &Deployment, progress: &mut Progress) ->
 pub(crate) async fn twice_delivered(deployment: &Deployment, progress: &mut Progress) -> Result<()> {
     let step = progress.begin("A batch is delivered twice");
     let second = deployment.second();
-    let service = BackendService::new(deployment)?;
+    let service = BackendService::new(deployment).await?;
     let lane = service.lane("counter").to_string();
     // Nothing else may write meanwhile, the minute's heartbeat included.
     deployment.set_fed(second, false).await?;
@@ -112,7 +112,7 @@ pub(crate) async fn twice_delivered(deployment: &Deployment, progress: &mut Prog
 /// The second region's functions stop; what is written meanwhile arrives when they start again.
 pub(crate) async fn stopped_and_caught_up(deployment: &Deployment, progress: &mut Progress) -> Result<()> {
     let step = progress.begin("The second region stops and catches up");
-    let service = BackendService::new(deployment)?;
+    let service = BackendService::new(deployment).await?;
     deployment.set_fed(deployment.second(), false).await?;
     service.set_all((0..LATE_CHANGES).map(|index| (format!("late:{index}"), format!("{index}"))), TTL).await?;
     deployment.hub().until_value(&format!("late:{}", LATE_CHANGES - 1), Some(&format!("{}", LATE_CHANGES - 1))).await?;
@@ -129,7 +129,7 @@ pub(crate) async fn stopped_and_caught_up(deployment: &Deployment, progress: &mu
 pub(crate) async fn emptied_and_resynced(deployment: &Deployment, progress: &mut Progress) -> Result<()> {
     let step = progress.begin("The second Redis is emptied and resynced");
     let second = deployment.second();
-    let service = BackendService::new(deployment)?;
+    let service = BackendService::new(deployment).await?;
     let there = deployment.until_equal(LATE_CHANGES).await?.len();
     service.set_profile("profile:7", &[("name", "Kim"), ("city", "Seoul")]).await?;
     let before = deployment.until_equal(there + 1).await?;
