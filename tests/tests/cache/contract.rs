@@ -7,11 +7,15 @@ use super::{
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
 use tidemark_cache_sync::lane::{Lane, slot};
 use tidemark_cache_sync::region::Region;
 use tidemark_local::{Content, Flavour, HUB, LocalCloud, Port, RedisCluster, RedisServer, RegionClients, contents};
-use tidemark_runtime::clock::Clock;
+use tidemark_runtime::clock::{Clock, Time};
 
 /// Random runs over each server.
 const SEEDS: u64 = 4;
@@ -51,6 +55,7 @@ async fn every_promise(server: Server) {
     collections_on_absent_keys_create_nothing(&place).await;
     expiry_is_the_same_instant_everywhere(&place).await;
     a_lane_that_is_behind_is_fed_and_joined(&place).await;
+    commands_that_arrive_late_never_overwrite_newer_ones(&place).await;
     invocations_that_overlap_never_regress_a_key(&place).await;
     big_collections_arrive_whole(&place).await;
     a_policy_that_may_evict_lane_records_is_refused(&place).await;
@@ -167,6 +172,10 @@ impl Place {
 }
 
 fn invocation(server: &Server, bucket: &str, scope: &str, clients: &RegionClients) -> Region {
+    invocation_by(server, bucket, scope, clients, Clock::system())
+}
+
+fn invocation_by(server: &Server, bucket: &str, scope: &str, clients: &RegionClients, clock: Clock) -> Region {
     let mut redis = BTreeMap::new();
     match server {
         Server::Cluster(cluster) => _ = redis.insert("TIDEMARK_REDIS_URL", cluster.url()),
@@ -179,7 +188,7 @@ fn invocation(server: &Server, bucket: &str, scope: &str, clients: &RegionClient
             }
         }
     }
-    region_with(HUB, bucket, scope, redis, clients).unwrap()
+    region_with(HUB, bucket, scope, redis, clients, clock).unwrap()
 }
 
 /// Delivers a batch as forward does: what is behind is fed from its mark, out of `history`, and joined.
@@ -219,7 +228,7 @@ async fn deliver_until_taken(region: &Region, history: &[Record], batch: &[Recor
             Err(error) => last = error,
         }
         // What it waits for is the server's to end; each try asks.
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("not taken after {DELIVERIES_MAX} deliveries: {last}");
 }
@@ -378,6 +387,52 @@ async fn a_lane_that_is_behind_is_fed_and_joined(place: &Place) {
     place.ask(&batch::replay(&[stream.record(lane, &beat(1))])).await;
     let broken = place.ask(&batch::replay(&[stream.record(lane, &beat(3))])).await;
     assert_eq!(broken["lanes"][&name]["behind"]["reason"], "broken_chain", "{broken}");
+}
+
+/// A clock whose first look takes until it is let go.
+struct StandingStill {
+    stalled: Sender<()>,
+    until_let_go: Mutex<Option<Receiver<()>>>,
+}
+
+impl Time for StandingStill {
+    fn now_ms(&self) -> i64 {
+        let first = self.until_let_go.lock().unwrap().take();
+        if let Some(until_let_go) = first {
+            self.stalled.send(()).unwrap();
+            until_let_go.recv().unwrap();
+        }
+        Clock::system().now_ms()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// An invocation reads its lane record and is stalled until its successors are done; then it writes.
+async fn commands_that_arrive_late_never_overwrite_newer_ones(place: &Place) {
+    let mut stream = new_stream();
+    place.begin(&mut stream).await;
+    let old = [stream.command(lanes(), &["SET", "k", "old"])];
+    let new = [stream.command(lanes(), &["SET", "k", "new"])];
+    // Between the read and the write replay looks at the clock, and this one stands still until it is let go.
+    let (stalled, until_stalled) = mpsc::channel();
+    let (let_go, until_let_go) = mpsc::channel::<()>();
+    let clock = Clock::of(StandingStill { stalled, until_let_go: Mutex::new(Some(until_let_go)) });
+    let late = invocation_by(&place.server, &place.bucket, place.scope, &place.clients, clock);
+    let request = batch::replay(&old).to_string();
+    let late = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(late.answer(&request))
+    });
+    tokio::task::block_in_place(|| until_stalled.recv()).unwrap();
+    place.ask(&batch::replay(&old)).await;
+    place.ask(&batch::replay(&new)).await;
+    let_go.send(()).unwrap();
+    let error = tokio::task::block_in_place(|| late.join().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("written by somebody else"), "{error}");
+    assert_eq!(place.text("k").await.as_deref(), Some("new"));
 }
 
 /// Two processes of the regional function work on the same lanes: one has a batch that the other has passed, or both

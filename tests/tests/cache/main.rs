@@ -104,7 +104,8 @@ async fn bucket(cloud: &LocalCloud, name: &'static str) -> (RegionClients, Strin
 
 /// The regional function as its settings make it.
 fn region(name: &str, bucket: &str, scope: &str, redis_url: String, clients: &RegionClients) -> Region {
-    region_with(name, bucket, scope, BTreeMap::from([("TIDEMARK_REDIS_URL", redis_url)]), clients).unwrap()
+    region_with(name, bucket, scope, BTreeMap::from([("TIDEMARK_REDIS_URL", redis_url)]), clients, Clock::system())
+        .unwrap()
 }
 
 /// As [`region`], with all that says where Redis is and how to log in.
@@ -114,6 +115,7 @@ fn region_with(
     scope: &str,
     redis: BTreeMap<&'static str, String>,
     clients: &RegionClients,
+    clock: Clock,
 ) -> Result<Region, RegionError> {
     let mut table = redis;
     table.extend([
@@ -123,7 +125,7 @@ fn region_with(
         ("TIDEMARK_LANES", LANES.to_string()),
     ]);
     let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned())).unwrap();
-    Region::new(settings, clients.s3.clone(), Clock::system())
+    Region::new(settings, clients.s3.clone(), clock)
 }
 
 fn new_stream() -> Stream {
