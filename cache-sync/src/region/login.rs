@@ -130,6 +130,7 @@ impl IamLogin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_credential_types::Credentials;
 
     #[test]
     fn secrets_are_not_shown() {
@@ -142,5 +143,39 @@ mod tests {
         let settings = Settings::from_fn(|name| name.starts_with("TIDEMARK_REDIS_").then(|| "x".to_owned()));
         let error = Login::read(&settings, "us-east-1").unwrap_err();
         assert!(error.to_string().contains("set only one"), "{error}");
+    }
+
+    /// Golden: botocore's `RequestSigner.generate_presigned_url` for the same request, credentials and time.
+    #[tokio::test]
+    async fn a_token_is_the_request_that_botocore_signs() {
+        let secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+        let credentials = Credentials::new("AKIDEXAMPLE", secret, Some("SESSION/TOKEN+==".into()), None, "test");
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_395_723);
+        for (serverless, kind, signature) in [
+            (false, "", "422255961ce8a7131c324dd6722501b941865a7ed3f5ea7dd8082a377507e456"),
+            (true, "&ResourceType=ServerlessCache", "c524b83357015980a38b989eed8808b66bf0a9fdb42ed2eae0771b3b2be250df"),
+        ] {
+            let login = IamLogin {
+                user: "tidemark".into(),
+                cache: "shop-cache".into(),
+                serverless,
+                region: "us-east-1".into(),
+                credentials: Some(SharedCredentialsProvider::new(credentials.clone())),
+            };
+            let token = login.token(at).await.unwrap();
+            let (host, query) = token.split_once("/?").unwrap();
+            let expected = format!(
+                "Action=connect&User=tidemark{kind}&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+                 &X-Amz-Credential=AKIDEXAMPLE%2F20261123%2Fus-east-1%2Felasticache%2Faws4_request\
+                 &X-Amz-Date=20261123T010203Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host\
+                 &X-Amz-Security-Token=SESSION%2FTOKEN%2B%3D%3D&X-Amz-Signature={signature}"
+            );
+            let sorted = |query: &str| {
+                let mut pairs: Vec<String> = query.split('&').map(str::to_owned).collect();
+                pairs.sort();
+                pairs
+            };
+            assert_eq!((host, sorted(query)), ("shop-cache", sorted(&expected)));
+        }
     }
 }

@@ -185,6 +185,10 @@ pub(crate) fn in_directory(program: &Path, directory: &Path) -> Command {
     command
 }
 
+/// What docs/deploy.md says that Tidemark's Redis user must be allowed.
+const RIGHTS: [&str; 9] =
+    ["+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "+info", "+time", "+dbsize", "+scan"];
+
 /// Adds TLS on `port`, an ACL user, and nothing for anybody else.
 fn behind_tls(command: &mut Command, port: u16, directory: &Path) -> Result<Login, LocalError> {
     let certificates = Certificates::make(directory)?;
@@ -197,7 +201,8 @@ fn behind_tls(command: &mut Command, port: u16, directory: &Path) -> Result<Logi
         .arg("--tls-ca-cert-file")
         .arg(&login.ca_file)
         .args(["--user", "default", "off"])
-        .args(["--user", login.user, "on", &format!(">{}", login.password), "~*", "+@all"]);
+        .args(["--user", login.user, "on", &format!(">{}", login.password), "~*"])
+        .args(RIGHTS);
     Ok(login)
 }
 
