@@ -41,6 +41,14 @@ pub struct Producer<'a> {
     pub seq: u64,
 }
 
+impl Producer<'_> {
+    /// The same with nothing borrowed.
+    #[must_use]
+    pub fn into_owned(self) -> Producer<'static> {
+        Producer { id: Cow::Owned(self.id.into_owned()), seq: self.seq }
+    }
+}
+
 /// What a change does to its key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body<'a> {
@@ -143,12 +151,14 @@ pub struct Refused {
     pub keys: Vec<Vec<u8>>,
     /// What is wrong and what to use instead.
     pub reason: String,
+    /// Who made it, as far as it could be told: a repetition of a refused change is a repetition all the same.
+    pub producer: Option<Producer<'static>>,
 }
 
 impl Refused {
     /// A refusal that could not tell any key.
     pub(crate) fn of_no_key(reason: impl Into<String>) -> Self {
-        Self { keys: Vec::new(), reason: reason.into() }
+        Self { keys: Vec::new(), reason: reason.into(), producer: None }
     }
 }
 
@@ -162,7 +172,7 @@ impl<'a> Change<'a> {
             commands.into_iter().map(|args| args.into_iter().map(Arg).collect()).collect();
         match arguments::parse(&mut lists) {
             Ok((key, commands)) => Self { key, body: Body::Commands(commands), at_ms: None, producer: None }.checked(),
-            Err(reason) => Err(Refused { keys: arguments::named_keys(&lists), reason }),
+            Err(reason) => Err(Refused { keys: arguments::named_keys(&lists), reason, producer: None }),
         }
     }
 
@@ -171,7 +181,9 @@ impl<'a> Change<'a> {
     /// # Errors
     /// [`Refused`] with the key.
     pub fn check(&self) -> Result<(), Refused> {
-        self.fault().map_or(Ok(()), |reason| Err(Refused { keys: vec![self.key.to_vec()], reason }))
+        let Some(reason) = self.fault() else { return Ok(()) };
+        let producer = self.producer.clone().map(Producer::into_owned);
+        Err(Refused { keys: vec![self.key.to_vec()], reason, producer })
     }
 
     pub(crate) fn checked(self) -> Result<Self, Refused> {

@@ -528,6 +528,7 @@ fn change<'a>(item: &'a [u8], base: &BorrowedBase<'a>) -> Result<Change<'a>, Ref
     let malformed = |key: &[u8]| Refused {
         keys: if key.is_empty() { Vec::new() } else { vec![key.to_vec()] },
         reason: "not a change: the frame's item is malformed".to_owned(),
+        producer: None,
     };
     let bits = reader.byte().filter(|bits| bits & !KNOWN_BITS == 0).ok_or_else(|| malformed(&[]))?;
     let key = reader.bytes().ok_or_else(|| malformed(&[]))?;

@@ -161,12 +161,15 @@ impl<'a> Wire<'a> {
         }
         let producer = match self.producer() {
             Ok(producer) => producer,
-            Err(reason) => return Err(Refused { keys: self.named_keys(), reason }),
+            Err(reason) => return Err(Refused { keys: self.named_keys(), reason, producer: None }),
         };
         let at_ms = self.at_ms;
         match self.key_and_body() {
             Ok((key, body)) => Change { key, body, at_ms, producer }.checked().map(Item::Change),
-            Err(reason) => Err(Refused { keys: self.named_keys(), reason }),
+            Err(reason) => {
+                let producer = producer.map(Producer::into_owned);
+                Err(Refused { keys: self.named_keys(), reason, producer })
+            }
         }
     }
 

@@ -144,7 +144,7 @@ impl CacheWrite {
         let mut lists: Vec<Vec<Arg<'static>>> = commands.into_iter().map(arguments).collect();
         match arguments::parse(&mut lists) {
             Ok((key, commands)) => Ok(Self { key: key.into_owned(), commands }),
-            Err(reason) => Err(Refused { keys: arguments::named_keys(&lists), reason }),
+            Err(reason) => Err(Refused { keys: arguments::named_keys(&lists), reason, producer: None }),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::RegionError;
 use super::fence::Unit;
-use crate::change::{Body, Change, Refused};
+use crate::change::{Body, Change, Producer, Refused};
 use crate::event::{Event, EventRecord};
 use crate::lane::{Lane, Lanes, slot};
 use crate::position::{Position, Sequence};
@@ -79,17 +79,19 @@ impl<'a> Batch<'a> {
             if let What::Change(Change { key, body: Body::Reference(reference), .. }) = &step.what
                 && let Some(reason) = unobtainable.get(&reference.object)
             {
-                step.what = What::Refused(Refused { keys: vec![key.to_vec()], reason: reason.clone() });
+                let producer = step.producer().cloned().map(Producer::into_owned);
+                step.what = What::Refused(Refused { keys: vec![key.to_vec()], reason: reason.clone(), producer });
             }
         }
     }
 }
 
 impl Step<'_> {
-    pub(super) fn producer(&self) -> Option<&str> {
+    pub(super) fn producer(&self) -> Option<&Producer<'_>> {
         match &self.what {
-            What::Change(change) => change.producer.as_ref().map(|producer| producer.id.as_ref()),
-            _ => None,
+            What::Change(change) => change.producer.as_ref(),
+            What::Refused(refused) => refused.producer.as_ref(),
+            What::Heartbeat(_) => None,
         }
     }
 
@@ -167,7 +169,7 @@ fn add_steps<'a>(
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         steps.push(Step { position: Position { sequence: sequence.clone(), index }, record, arrival_ms, bytes, what });
     };
-    let undecodable = |error: &Undecodable| What::Refused(Refused { keys: Vec::new(), reason: full_message(error) });
+    let undecodable = |error: &Undecodable| What::Refused(Refused::of_no_key(full_message(error)));
     match data.as_ref().map(|data| data.decode(&record.kinesis.partition_key)) {
         Ok(Ok(Content::Heartbeat(heartbeat))) => add(0, bytes, What::Heartbeat(heartbeat)),
         Ok(Ok(Content::Changes(changes))) => {

@@ -5,7 +5,7 @@ use super::commands::{self, Ending, Sent};
 use super::connection::Session;
 use super::fence::{FAILED_FIELD, Transaction, Unit};
 use super::{Region, RegionError, cluster};
-use crate::change::{Body, Change, Command, Refused};
+use crate::change::{Body, Change, Command, Producer, Refused};
 use crate::keys;
 use crate::lane::Lane;
 use crate::lane_record::{LaneRecord, LastSeq, Producers, from_hash, to_forget};
@@ -110,11 +110,11 @@ impl Region {
         for step in steps {
             plans.push(match &step.what {
                 What::Heartbeat(_) => Plan::Nothing,
-                What::Refused(refused) => Plan::Refuse(refused),
-                What::Change(change) if is_repeated(change, step.arrival_ms, last_seqs, seen) => {
+                _ if is_repeated(step.producer(), step.arrival_ms, last_seqs, seen) => {
                     counts.repeated += 1;
                     Plan::Nothing
                 }
+                What::Refused(refused) => Plan::Refuse(refused),
                 What::Change(change) => match self.foreign(lane, change) {
                     Some(refused) => Plan::Foreign(refused),
                     None => Plan::Apply(change),
@@ -157,7 +157,7 @@ impl Region {
                     vec![commands::adopt(&mut chunk.transaction, aside, &change.key, expires_at_ms, &step.position)]
                 }
                 Err(reason) => {
-                    let refused = Refused { keys: vec![change.key.to_vec()], reason };
+                    let refused = Refused { keys: vec![change.key.to_vec()], reason, producer: None };
                     return self.refuse(chunk, step, &refused).await;
                 }
             },
@@ -180,7 +180,7 @@ impl Region {
         } else {
             return None;
         };
-        Some(Refused { keys: Vec::new(), reason })
+        Some(Refused::of_no_key(reason))
     }
 
     /// Quarantines a change and deletes its keys as far as they are this unit's and in scope.
@@ -251,8 +251,13 @@ pub(super) fn next_chunk<'c, 's, 'a>(steps: &'c [&'s Step<'a>], is_cluster: bool
 }
 
 /// Whether the producer's number says that the change was applied before; remembers it where not.
-fn is_repeated(change: &Change<'_>, arrival_ms: i64, last_seqs: &mut Producers, seen: &mut Producers) -> bool {
-    let Some(producer) = &change.producer else { return false };
+fn is_repeated(
+    producer: Option<&Producer<'_>>,
+    arrival_ms: i64,
+    last_seqs: &mut Producers,
+    seen: &mut Producers,
+) -> bool {
+    let Some(producer) = producer else { return false };
     if last_seqs.get(producer.id.as_ref()).is_some_and(|last| producer.seq <= last.seq) {
         return true;
     }

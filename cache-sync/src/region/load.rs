@@ -9,7 +9,7 @@ use super::commands;
 use super::fence::{self, Transaction, Unit};
 use super::replay::hex;
 use super::{Region, RegionError};
-use crate::change::{Body, Change};
+use crate::change::{Body, Change, Producer};
 use crate::event::EventRecord;
 use crate::fold::{self, FoldError, State as KeyState};
 use crate::keys;
@@ -149,6 +149,9 @@ impl Region {
             match change {
                 Ok(change) => self.fold_change(load.lane, &change, record.arrival_ms(), folded).await?,
                 Err(refused) => {
+                    if is_repeated(refused.producer.as_ref(), record.arrival_ms(), folded) {
+                        continue;
+                    }
                     for key in refused.keys.into_iter().filter(|key| self.is_ours(load.lane, key)) {
                         folded.wanted.insert(key, None);
                     }
@@ -165,12 +168,8 @@ impl Region {
         arrival_ms: i64,
         folded: &mut Folded,
     ) -> Result<(), RegionError> {
-        if let Some(producer) = &change.producer {
-            let last = LastSeq { seq: producer.seq, arrival_ms };
-            if folded.producers.get(producer.id.as_ref()).is_some_and(|known| producer.seq <= known.seq) {
-                return Ok(());
-            }
-            folded.producers.insert(producer.id.clone().into_owned(), last);
+        if is_repeated(change.producer.as_ref(), arrival_ms, folded) {
+            return Ok(());
         }
         if !self.is_ours(lane, &change.key) {
             return Ok(());
@@ -299,4 +298,13 @@ fn server_error(answer: &redis::Value) -> Option<String> {
         redis::Value::ServerError(error) => Some(error.to_string()),
         _ => None,
     }
+}
+/// Whether the producer's number says that the change was folded before; remembers it where not.
+fn is_repeated(producer: Option<&Producer<'_>>, arrival_ms: i64, folded: &mut Folded) -> bool {
+    let Some(producer) = producer else { return false };
+    if folded.producers.get(producer.id.as_ref()).is_some_and(|known| producer.seq <= known.seq) {
+        return true;
+    }
+    folded.producers.insert(producer.id.clone().into_owned(), LastSeq { seq: producer.seq, arrival_ms });
+    false
 }

@@ -305,7 +305,8 @@ impl Session {
 
 /// The producers that steps speak of.
 fn producers<'s>(steps: &[&'s Step<'_>]) -> Vec<&'s str> {
-    let producers: BTreeSet<&str> = steps.iter().filter_map(|step| step.producer()).collect();
+    let producers: BTreeSet<&str> =
+        steps.iter().filter_map(|step| step.producer()).map(|producer| producer.id.as_ref()).collect();
     producers.into_iter().collect()
 }
 
