@@ -1,5 +1,6 @@
 # make demo    the whole road on this machine: installs what is missing, builds, runs, shows, waits for Ctrl-C
 # make test    every test, with the servers they need: installs those too
+# make simulate  the cache-sync simulation: SEEDS=10000 seeds from SEED=0 on; SEEDS=1 SEED=n runs one again
 # make check   format, lints, documentation, licences, Terraform
 # make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
 # make fuzz    the decoders on made-up input, FUZZ_SECONDS=60 for each target; needs cargo-fuzz
@@ -13,7 +14,7 @@ BENCHES := decode replay sitemap
 SHELL := bash
 export ONCE PAGES ONLY
 
-.PHONY: all prerequisites test-prerequisites build demo test check bench fuzz
+.PHONY: all prerequisites test-prerequisites build demo test simulate check bench fuzz
 all: check test
 
 prerequisites:
@@ -32,6 +33,11 @@ demo: build
 
 test: test-prerequisites build
 	$(CARGO) test --release --locked --workspace
+
+# What the code under test prints is not wanted here; failures and the summary go to standard error.
+simulate: prerequisites
+	$(CARGO) build --release --locked --workspace --bin simulate
+	@$(TARGET)/release/simulate $(or $(SEEDS),10000) $(or $(SEED),0) >/dev/null
 
 check: prerequisites
 	$(CARGO) fmt --all --check

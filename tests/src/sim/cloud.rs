@@ -1,0 +1,278 @@
+//! The cloud below the real AWS clients: an HTTP client that answers in this process. Each call waits for the schedule
+//! first; one whose caller is gone, or was told of a time-out, may still have its effect.
+
+use super::calls::{Calls, Fate, Hop};
+use super::kinesis::{Owner, Stream};
+use super::region::SimRegion;
+use super::time::WorldTime;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_kinesis::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_lambda::config::retry::RetryPartition;
+use aws_sdk_s3::config::{AsyncSleep, Credentials, HttpClient, RuntimeComponents, SharedCredentialsProvider, Sleep};
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::http::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// Tries of one invocation by the SDK, as in production.
+const INVOKE_ATTEMPTS_MAX: u32 = 3;
+
+/// Objects by bucket and key.
+pub(super) type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// What the services stand on.
+#[derive(Clone)]
+pub(super) struct Cloud {
+    pub(super) calls: Calls,
+    pub(super) time: WorldTime,
+    pub(super) stream: Arc<Mutex<Stream>>,
+    pub(super) objects: Objects,
+    /// Names the SDK's retry budget, which it keeps for the process: no seed may spend another's.
+    pub(super) world: String,
+    /// Calls that were begun, also by tasks that run elsewhere than this world's.
+    handlers: mpsc::UnboundedSender<(Way, HttpRequest, Tell)>,
+}
+
+/// One client's way into the cloud.
+#[derive(Clone)]
+enum Service {
+    Kinesis(Owner),
+    Lambda(Arc<SimRegion>),
+    Storage,
+}
+
+#[derive(Clone)]
+struct Way {
+    cloud: Cloud,
+    service: Service,
+}
+
+/// What a service answers.
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Cloud {
+    /// A cloud around `stream`; `world` names the SDK's retry budget.
+    pub(super) fn new(calls: &Calls, time: &WorldTime, stream: Stream, world: String) -> Self {
+        let (handlers, mut begun) = mpsc::unbounded_channel::<(Way, HttpRequest, Tell)>();
+        tokio::task::spawn_local(async move {
+            while let Some((way, request, tell)) = begun.recv().await {
+                tokio::task::spawn_local(way.handle(request, tell));
+            }
+        });
+        let stream = Arc::new(Mutex::new(stream));
+        Self { calls: calls.clone(), time: time.clone(), stream, objects: Objects::default(), world, handlers }
+    }
+
+    /// A Kinesis client that stores as `owner`.
+    pub(super) fn kinesis(&self, owner: Owner) -> aws_sdk_kinesis::Client {
+        aws_sdk_kinesis::Client::new(&self.config(Service::Kinesis(owner)))
+    }
+
+    /// A Lambda client that reaches `region`.
+    pub(super) fn lambda(&self, region: &Arc<SimRegion>) -> aws_sdk_lambda::Client {
+        let config = aws_sdk_lambda::config::Builder::from(&self.config(Service::Lambda(Arc::clone(region))))
+            .retry_config(RetryConfig::standard().with_max_attempts(INVOKE_ATTEMPTS_MAX))
+            .retry_partition(RetryPartition::new(self.world.clone()));
+        aws_sdk_lambda::Client::from_conf(config.build())
+    }
+
+    /// An S3 client.
+    pub(super) fn storage(&self) -> aws_sdk_s3::Client {
+        tidemark_runtime::clients::s3(&self.config(Service::Storage))
+    }
+
+    fn config(&self, service: Service) -> SdkConfig {
+        let credentials = Credentials::new("sim", "sim", None, None, "simulation");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url("http://cloud.invalid")
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .sleep_impl(NoSleep)
+            .http_client(Way { cloud: self.clone(), service })
+            .build()
+    }
+}
+
+/// The SDK's own back-off takes no time; how long a retry waits is the schedule's.
+#[derive(Debug)]
+struct NoSleep;
+
+impl AsyncSleep for NoSleep {
+    fn sleep(&self, _: std::time::Duration) -> Sleep {
+        Sleep::new(std::future::ready(()))
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated cloud")
+    }
+}
+
+impl HttpClient for Way {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Way {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (tell, told) = oneshot::channel();
+        self.cloud.handlers.send((self.clone(), request, tell)).ok();
+        HttpConnectorFuture::new(async move {
+            told.await.unwrap_or_else(|_| Err(ConnectorError::io("the world has ended".into())))
+        })
+    }
+}
+
+type Tell = oneshot::Sender<Result<HttpResponse, ConnectorError>>;
+
+impl Way {
+    /// One call, from the wait for its fate to its answer; goes on where the caller does not.
+    async fn handle(self, request: HttpRequest, tell: Tell) {
+        let (hop, what) = self.describe(&request);
+        let mut fate = self.cloud.calls.wait(hop, false, what.clone()).await;
+        let mut tell = Some(tell);
+        if fate == Fate::Late {
+            tell = None;
+            fate = self.cloud.calls.wait(hop, true, what).await;
+        }
+        let answer = match fate {
+            Fate::Throttle => self.refusal(429, "TooManyRequestsException", "ProvisionedThroughputExceededException"),
+            Fate::Fail | Fate::Late => self.refusal(500, "ServiceException", "InternalFailure"),
+            Fate::Pass | Fate::LoseAnswer => self.effect(&request, u64::MAX).await,
+            Fate::Partly(stored) => self.effect(&request, stored).await,
+        };
+        if fate == Fate::LoseAnswer {
+            tell = None;
+        }
+        if let Some(tell) = tell {
+            tell.send(answer.into_response()).ok();
+        }
+    }
+
+    fn describe(&self, request: &HttpRequest) -> (Hop, String) {
+        match &self.service {
+            Service::Kinesis(owner) => {
+                let operation = operation(request);
+                let hop = if operation.starts_with("Put") { Hop::Put } else { Hop::Read };
+                (hop, format!("{operation} {owner:?}"))
+            }
+            Service::Lambda(region) => (Hop::Invoke, region.name.to_owned()),
+            Service::Storage => (Hop::Object, format!("{} {}", request.method(), path(request))),
+        }
+    }
+
+    fn refusal(&self, status: u16, lambda: &str, kinesis: &str) -> Answer {
+        match &self.service {
+            Service::Kinesis(_) => {
+                let status = if status == 429 { 400 } else { status };
+                Answer::error(status, kinesis)
+            }
+            Service::Lambda(_) => Answer::error(status, lambda),
+            Service::Storage => Answer::xml_error(503, "SlowDown"),
+        }
+    }
+
+    async fn effect(&self, request: &HttpRequest, stored: u64) -> Answer {
+        let body = request.body().bytes().unwrap_or_default();
+        match &self.service {
+            Service::Kinesis(owner) => {
+                let now_ms = self.cloud.time.now_ms();
+                let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+                let mut stream = self.cloud.stream.lock().unwrap_or_else(PoisonError::into_inner);
+                match stream.answer(operation(request), &parsed, *owner, stored, now_ms) {
+                    Ok(answer) => Answer::ok(answer.to_string().into_bytes()),
+                    Err(exception) => Answer::error(400, exception),
+                }
+            }
+            Service::Lambda(region) => match region.invoke(String::from_utf8_lossy(body).into_owned()).await {
+                Ok(answer) => Answer::ok(answer.to_string().into_bytes()),
+                Err(message) => {
+                    let mut answer = Answer::ok(json!({"errorMessage": message}).to_string().into_bytes());
+                    answer.headers.push(("X-Amz-Function-Error", "Unhandled".to_owned()));
+                    answer
+                }
+            },
+            Service::Storage => self.object(request, body),
+        }
+    }
+
+    fn object(&self, request: &HttpRequest, body: &[u8]) -> Answer {
+        let mut objects = self.cloud.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = path(request).to_owned();
+        match (request.method(), request.headers().get("x-amz-copy-source")) {
+            ("PUT", Some(source)) => {
+                let source = format!("/{}", source.trim_start_matches('/'));
+                let Some(copied) = objects.get(&source).cloned() else { return Answer::xml_error(404, "NoSuchKey") };
+                objects.insert(name, copied);
+                Answer::ok(b"<CopyObjectResult><ETag>\"1\"</ETag></CopyObjectResult>".to_vec())
+            }
+            ("PUT", None) => {
+                objects.insert(name, body.to_vec());
+                Answer { status: 200, headers: vec![("ETag", "\"1\"".to_owned())], body: Vec::new() }
+            }
+            (method, _) => match objects.get(&name) {
+                Some(found) => {
+                    let headers = vec![("ETag", "\"1\"".to_owned()), ("Content-Length", found.len().to_string())];
+                    let body = if method == "HEAD" { Vec::new() } else { found.clone() };
+                    Answer { status: 200, headers, body }
+                }
+                None => Answer::xml_error(404, "NoSuchKey"),
+            },
+        }
+    }
+}
+
+/// The path of a request, without its query.
+fn path(request: &HttpRequest) -> &str {
+    let uri = request.uri().split('?').next().unwrap_or_default();
+    uri.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or(uri)
+}
+
+/// `Kinesis_20131202.PutRecord` → `PutRecord`.
+fn operation(request: &HttpRequest) -> &str {
+    let target = request.headers().get("x-amz-target").unwrap_or_default();
+    target.rsplit('.').next().unwrap_or_default()
+}
+
+impl Answer {
+    fn ok(body: Vec<u8>) -> Self {
+        Self { status: 200, headers: Vec::new(), body }
+    }
+
+    fn error(status: u16, exception: &str) -> Self {
+        let body = json!({"__type": exception, "message": "as the schedule says"}).to_string().into_bytes();
+        Self { status, headers: vec![("x-amzn-errortype", exception.to_owned())], body }
+    }
+
+    fn xml_error(status: u16, code: &str) -> Self {
+        let body = format!("<Error><Code>{code}</Code><Message>as the schedule says</Message></Error>");
+        Self { status, headers: Vec::new(), body: body.into_bytes() }
+    }
+
+    fn into_response(self) -> Result<HttpResponse, ConnectorError> {
+        let status = StatusCode::try_from(self.status).map_err(|error| ConnectorError::io(error.into()))?;
+        let mut response = HttpResponse::new(status, SdkBody::from(self.body));
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
+        }
+        Ok(response)
+    }
+}

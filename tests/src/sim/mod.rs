@@ -1,0 +1,110 @@
+//! The seeded simulation of cache sync: the real publisher, forward, replay and heartbeats in one process, before a
+//! real Redis for each region, and a cloud that lives below the real AWS clients.
+//!
+//! Every call to the cloud, every write to a Redis and every pause waits until the schedule says what becomes of it,
+//! and the schedule comes from the seed: calls fail, are throttled, lose their answers or land late; invocations are
+//! killed; a Redis fails over and loses its last writes; shards split and merge; mappings overlap; keys expire and are
+//! evicted. At the end every region must equal a reference model that was written from the contract.
+//!
+//! That it can fail is shown by known-bad variants of the protocol, each by interposition between parts that stay as
+//! they are in production.
+
+mod calls;
+mod changes;
+mod cloud;
+mod hop;
+mod kinesis;
+mod mapping;
+mod producers;
+mod reference;
+mod region;
+mod time;
+mod world;
+
+use tempfile::TempDir;
+use tidemark_local::{LocalError, Port, RedisServer};
+
+/// Regions of a world.
+pub(crate) const REGIONS: [&str; 2] = ["us-east-1", "ap-northeast-2"];
+
+/// The protocol as it is, or with one rule broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// As it is.
+    Sound,
+    /// The marks are written before the changes.
+    MarksFirst,
+    /// A producer sends its next record before the retry of the last.
+    RetryOvertakes,
+    /// Changes carry no producer and seq.
+    NoProducerSeq,
+    /// WATCH and EXEC travel together, so that the watch protects nothing.
+    WatchPipelinedWithExec,
+    /// A server's replication ID is remembered for all lanes as soon as one has learned it.
+    ReplicationIdPerNode,
+    /// No heartbeats.
+    NoHeartbeats,
+    /// A fed chunk follows whatever mark is there.
+    FeedRereadsMark,
+}
+
+impl Variant {
+    /// The protocol as it is, then every known-bad variant.
+    pub const ALL: [Self; 8] = [
+        Self::Sound,
+        Self::MarksFirst,
+        Self::RetryOvertakes,
+        Self::NoProducerSeq,
+        Self::WatchPipelinedWithExec,
+        Self::ReplicationIdPerNode,
+        Self::NoHeartbeats,
+        Self::FeedRereadsMark,
+    ];
+
+    /// The variant of this name, as `Debug` writes it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| format!("{variant:?}") == name)
+    }
+}
+
+/// What a seed did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// Steps of the schedule.
+    pub steps: u64,
+    /// Records on the stream.
+    pub records: u64,
+}
+
+/// The servers that worlds stand on, one world at a time.
+#[derive(Debug)]
+pub struct Bench {
+    servers: Vec<RedisServer>,
+    directory: TempDir,
+}
+
+impl Bench {
+    /// Starts a Redis for each region.
+    ///
+    /// # Errors
+    /// [`LocalError`] without `redis-server`.
+    pub fn start() -> Result<Self, LocalError> {
+        let start = |_| RedisServer::start_on(&Port::Free, &["--enable-debug-command", "yes"]);
+        let servers = REGIONS.iter().map(start).collect::<Result<_, _>>()?;
+        let directory =
+            TempDir::with_prefix("tidemark-sim-").map_err(LocalError::io("make a directory", std::env::temp_dir()))?;
+        Ok(Self { servers, directory })
+    }
+
+    /// Runs the world of `seed`.
+    ///
+    /// # Errors
+    /// What is wrong at the end, with the seed and the schedule that led there.
+    pub fn run(&self, seed: u64, variant: Variant) -> Result<Summary, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("seed {seed}: no runtime: {error}"))?;
+        let world = world::run(seed, variant, &self.servers, self.directory.path());
+        tokio::task::LocalSet::new().block_on(&runtime, world)
+    }
+}

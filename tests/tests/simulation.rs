@@ -1,0 +1,75 @@
+//! The seeded simulation: the sound protocol holds, and every known-bad variant is caught.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidemark_tests::sim::{Bench, Variant};
+
+/// Seeds of the sound protocol in every run; `make simulate` runs more.
+const SEEDS: u64 = 300;
+/// Worlds at once.
+const BENCHES: usize = 2;
+/// A known-bad variant must be caught within so many seeds.
+const CAUGHT_WITHIN: u64 = 400;
+
+#[test]
+fn every_region_equals_the_reference_model_whatever_happens() {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let worker = || {
+            let bench = Bench::start().unwrap();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= SEEDS {
+                    return;
+                }
+                bench.run(seed, Variant::Sound).unwrap_or_else(|failure| panic!("{failure}"));
+            }
+        };
+        let workers: Vec<_> = (0..BENCHES).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
+
+fn assert_caught(variant: Variant) {
+    let bench = Bench::start().unwrap();
+    let caught = (0..CAUGHT_WITHIN).find(|seed| bench.run(*seed, variant).is_err());
+    let caught = caught.unwrap_or_else(|| panic!("{variant:?} was not caught within {CAUGHT_WITHIN} seeds"));
+    writeln!(std::io::stderr().lock(), "{variant:?} is caught at seed {caught}").unwrap();
+}
+
+#[test]
+fn marks_written_first_are_caught() {
+    assert_caught(Variant::MarksFirst);
+}
+
+#[test]
+fn a_retry_that_overtakes_is_caught() {
+    assert_caught(Variant::RetryOvertakes);
+}
+
+#[test]
+fn changes_without_producer_and_seq_are_caught() {
+    assert_caught(Variant::NoProducerSeq);
+}
+
+#[test]
+fn a_watch_pipelined_with_exec_is_caught() {
+    assert_caught(Variant::WatchPipelinedWithExec);
+}
+
+#[test]
+fn a_replication_id_kept_per_node_is_caught() {
+    assert_caught(Variant::ReplicationIdPerNode);
+}
+
+#[test]
+fn missing_heartbeats_are_caught() {
+    assert_caught(Variant::NoHeartbeats);
+}
+
+#[test]
+fn a_feed_that_rereads_the_mark_is_caught() {
+    assert_caught(Variant::FeedRereadsMark);
+}
