@@ -17,7 +17,7 @@ use tidemark_cache_sync::event::Event;
 use tidemark_cache_sync::lane::{Lane, Lanes, slot};
 use tidemark_cache_sync::protocol::{Outcome, Replay};
 use tidemark_cache_sync::region::{Batch, BatchData, CHUNK_CHANGES_MAX, CONNECTIONS, Region, RegionSettings};
-use tidemark_local::{RedisCluster, RedisServer};
+use tidemark_local::{CloudOptions, HUB, LocalCloud, RedisCluster, RedisServer, RegionClients};
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::settings::Settings;
 use tidemark_tests::batch::{self, Record, STREAM, Stream};
@@ -25,12 +25,21 @@ use tidemark_tests::batch::{self, Record, STREAM, Stream};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const LANES: u16 = 64;
+/// The word that makes this program replay once and tell its own peak memory.
+const MEASURE: &str = "measure-memory";
+const MEMORY_EVENT: &str = "replay/memory_event_6mb";
+const MEMORY_REF: &str = "replay/memory_ref_100mb";
 /// Pipelines of one slot that the plain side has in flight on a cluster, as many as replay has.
 const SLOTS_AT_ONCE: usize = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if let [word, name] = words.as_slice()
+        && word == MEASURE
+    {
+        return measure_memory(name).await;
+    }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let number = |name: &str, default: usize| std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default);
     let (changes, runs) = (number("BENCH_CHANGES", 64_000), number("BENCH_RUNS", 9));
@@ -45,6 +54,11 @@ async fn main() -> Result<(), Failure> {
     }
     if wanted("replay/already_applied") {
         already_applied(&Load { bytes: 100, ttl_ms: None, changes, runs }).await?;
+    }
+    for name in [MEMORY_EVENT, MEMORY_REF] {
+        if wanted(name) {
+            peak_memory(name)?;
+        }
     }
     if wanted("replay/cluster_100b") {
         cluster(&Load { bytes: 100, ttl_ms: None, changes, runs }).await?;
@@ -96,16 +110,20 @@ fn all_lanes() -> Lanes {
 
 /// A region with nothing around it: no change of these benchmarks touches S3.
 fn region(redis_url: &str) -> Result<Region, Failure> {
+    let s3 = aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build();
+    region_with(redis_url, aws_sdk_s3::Client::from_conf(s3))
+}
+
+fn region_with(redis_url: &str, s3: aws_sdk_s3::Client) -> Result<Region, Failure> {
     let table = BTreeMap::from([
         ("AWS_REGION", "us-east-1".to_owned()),
-        ("TIDEMARK_BUCKET", "none".to_owned()),
+        ("TIDEMARK_BUCKET", "values".to_owned()),
         ("TIDEMARK_SCOPE", "*".to_owned()),
         ("TIDEMARK_LANES", LANES.to_string()),
         ("TIDEMARK_REDIS_URL", redis_url.to_owned()),
     ]);
     let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned()))?;
-    let s3 = aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build();
-    Ok(Region::new(settings, aws_sdk_s3::Client::from_conf(s3), Clock::system())?)
+    Ok(Region::new(settings, s3, Clock::system())?)
 }
 
 /// Makes every lane ready as forward does: what is behind is told what it follows.
@@ -260,6 +278,83 @@ async fn plain_by_slot(connection: &ClusterConnection, load: &Load, run: usize) 
     Ok(began.elapsed())
 }
 
+/// Peak memory of replaying once, in a process of its own: what its program holds before is part of it.
+fn peak_memory(name: &str) -> Result<(), Failure> {
+    let output = std::process::Command::new(std::env::current_exe()?).args([MEASURE, name]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let peak = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("peak "))
+        .ok_or_else(|| format!("{name} was not measured: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let kib: f64 = peak.parse()?;
+    print_line(&json!({
+        "name": name, "value": (kib / 1_024.0 * 10.0).round() / 10.0, "unit": "MiB", "ratio": null, "against": null,
+        "runs": 1,
+    }));
+    Ok(())
+}
+
+async fn measure_memory(name: &str) -> Result<(), Failure> {
+    if name == MEMORY_REF {
+        replay_a_reference().await?
+    } else {
+        replay_a_full_event().await?
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    print_line(&format_args!("peak {}", peak.trim().trim_end_matches(" kB")));
+    Ok(())
+}
+
+/// Forgets the highest memory so far: what made the input is not what is measured.
+fn begin_measuring() -> Result<(), Failure> {
+    Ok(std::fs::write("/proc/self/clear_refs", "5")?)
+}
+
+/// An event as large as an invocation takes, of SETs of 100 bytes over all lanes.
+async fn replay_a_full_event() -> Result<(), Failure> {
+    let server = RedisServer::start()?;
+    let region = region(&server.url())?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    make_ready(&region, &mut stream).await?;
+    let load = Load { bytes: 100, ttl_ms: None, changes: 27_500, runs: 1 };
+    let request = batch::replay(&load.records(&mut stream, 0)).to_string();
+    if request.len() < 5_500_000 || request.len() > 6_000_000 {
+        return Err(format!("the event has {} bytes, not about 6 MB", request.len()).into());
+    }
+    begin_measuring()?;
+    region.answer(&request).await?;
+    Ok(())
+}
+
+/// A change whose value of 100 MiB lies on S3.
+async fn replay_a_reference() -> Result<(), Failure> {
+    const BYTES: u64 = 100 << 20;
+    let cloud = LocalCloud::start(&CloudOptions::of_this_clone())?;
+    let clients = RegionClients::new(&cloud, HUB);
+    clients.s3.create_bucket().bucket("values").send().await?;
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(BYTES)?;
+    let body = aws_sdk_s3::primitives::ByteStream::from_path(file.path()).await?;
+    clients.s3.put_object().bucket("values").key("values/zeros").body(body).send().await?;
+    let server = RedisServer::start()?;
+    let region = region_with(&server.url(), clients.s3.clone())?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    make_ready(&region, &mut stream).await?;
+    // The SHA-256 of 100 MiB of zeros.
+    let sha256 = "20492a4d0d84f8beb1767f6616229f85d44c2827b64bdbfb260ee12fa1109e0e";
+    let reference = json!({"bucket": "values", "object": "values/zeros", "sha256": sha256, "bytes": BYTES});
+    let change = json!({"v": 1, "key": "large", "ref": reference});
+    let record = stream.record(all_lanes().of_key(b"large"), &change);
+    begin_measuring()?;
+    let answer = region.answer(&batch::replay(&[record]).to_string()).await?;
+    if answer["counts"]["applied"] != 1 || answer["counts"]["quarantined"] != 0 {
+        return Err(format!("not applied: {answer}").into());
+    }
+    Ok(())
+}
+
 fn print(name: &str, load: &Load, times: &[(Duration, Duration)], against: &str) {
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
@@ -272,8 +367,10 @@ fn print(name: &str, load: &Load, times: &[(Duration, Duration)], against: &str)
         "name": name, "value": rate.round(), "unit": "changes/s", "ratio": round(ratio), "against": against,
         "runs": times.len(),
     });
-    #[expect(clippy::print_stdout, reason = "benchmarks print their figures")]
-    {
-        println!("{line}");
-    }
+    print_line(&line);
+}
+
+#[expect(clippy::print_stdout, reason = "benchmarks print their figures")]
+fn print_line(line: &impl std::fmt::Display) {
+    println!("{line}");
 }
