@@ -318,7 +318,7 @@ async fn replay_a_full_event() -> Result<(), Failure> {
     let region = region(&server.url())?;
     let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
     make_ready(&region, &mut stream).await?;
-    let load = Load { bytes: 100, ttl_ms: None, changes: 27_500, runs: 1 };
+    let load = Load { bytes: 100, ttl_ms: None, changes: 31_000, runs: 1 };
     let request = batch::replay(&load.records(&mut stream, 0)).to_string();
     if request.len() < 5_500_000 || request.len() > 6_000_000 {
         return Err(format!("the event has {} bytes, not about 6 MB", request.len()).into());
