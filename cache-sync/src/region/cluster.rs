@@ -1,9 +1,11 @@
 //! Redis Cluster: the fence of one slot.
 //!
 //! A cluster takes no transaction over several slots, and a WATCH ends with the first EXEC on its connection, so that
-//! slots could not be fenced in parallel. Here the comparison stands in a script instead: it reads the slot's record and
-//! its node's replication ID, compares them with what the caller saw, and only then applies the commands and the new
-//! record, as one. So a script that arrives late, or that the client sends twice, finds another record and does nothing.
+//! slots could not be fenced in parallel. Here the comparison stands in a script instead: it compares the slot's record
+//! with what the caller saw, and only then applies the commands and the new record, as one. So a script that arrives
+//! late, or that the client sends twice, finds another record and does nothing. Every write of a slot moves its record,
+//! so a record that is still as it was seen also proves that its node lost nothing since: a replication ID has to be
+//! looked at only where a record is read.
 
 use super::RegionError;
 use super::commands::{Op, arguments};
@@ -26,6 +28,9 @@ pub(super) const ARGUMENTS_MAX: usize = 3_500;
 const CALLS_A_PIPELINE: usize = 64;
 /// Pipelines of a lane that are in flight at once.
 const PIPELINES_AT_ONCE: usize = 4;
+
+/// A record with more producers than this is read each time, so that what is remembered stays bounded.
+const REMEMBERED_MAX: usize = 16;
 
 /// Fields whose comparison makes the fence: every write of a record changes one of them.
 const FENCE_FIELDS: usize = 5;
@@ -50,20 +55,19 @@ static READ: LazyLock<Lua> = LazyLock::new(|| {
     )
 });
 
-/// Compares, then applies. ARGV: mark, generation, replication_id, state and heartbeat of the record and the node's
-/// replication ID as they must be, then operations. The first one writes the record: where memory is short it fails
+/// Compares, then applies. ARGV: mark, generation, replication_id, state and heartbeat of the record as they must be,
+/// then operations. The first one writes the record: where memory is short it fails
 /// before anything is written, and a script that has written is let finish.
 static APPLY: LazyLock<Lua> = LazyLock::new(|| {
     Lua::new(
         "local record=KEYS[1] \
          local have=redis.call('HMGET',record,'mark','generation','replication_id','state','heartbeat') \
          for i=1,5 do if (have[i] or '')~=ARGV[i] then return false end end \
-         if string.match(redis.call('INFO','replication'),'master_replid:(%w+)')~=ARGV[6] then return false end \
          local function failed(key,position,reason) \
            redis.call('DEL',key) \
            redis.call('HSET',record,'failed',(redis.call('HGET',record,'failed') or '')..position..' '..reason..'\\n') \
            return reason end \
-         local out,i={},7 \
+         local out,i={},6 \
          while i<=#ARGV do \
            local kind,n,position=ARGV[i],tonumber(ARGV[i+1]),ARGV[i+2] \
            local from,key=i+3,ARGV[i+4] \
@@ -93,13 +97,15 @@ pub(super) struct Cluster {
     pub(super) connection: ClusterConnection,
     /// First slots of the ranges that lie on one node each, as they were when last asked for.
     ranges: Arc<Mutex<Vec<u16>>>,
+    /// Records as this function wrote them last.
+    remembered: Arc<Mutex<HashMap<Unit, View>>>,
 }
 
 impl Cluster {
     /// Connects, and makes sure that every primary can be used.
     pub(super) async fn connect(client: &ClusterClient) -> Result<Self, RegionError> {
         let connection = client.get_async_connection().await.map_err(redis_error("connecting to the cluster"))?;
-        let mut cluster = Self { connection, ranges: Arc::default() };
+        let mut cluster = Self { connection, ranges: Arc::default(), remembered: Arc::default() };
         cluster.servers().await?;
         cluster.learn_ranges().await.map_err(redis_error("CLUSTER SLOTS"))?;
         Ok(cluster)
@@ -112,6 +118,19 @@ impl Cluster {
         let answers: HashMap<String, String> =
             from_redis_value(answer).map_err(|error| redis_error("INFO")(error.into()))?;
         answers.values().map(|info| Server::checked(&parse_info(info))).collect()
+    }
+
+    /// The record that this function wrote last, where it knows the producers that are asked for. It is taken out, so
+    /// that what comes to nothing is not remembered.
+    pub(super) fn remembered(&self, unit: Unit, producers: &[&str]) -> Option<View> {
+        let view = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).remove(&unit)?;
+        producers.iter().all(|producer| view.producers.contains_key(*producer)).then_some(view)
+    }
+
+    /// Remembers records as they were written, those with few producers.
+    pub(super) fn remember(&self, views: impl Iterator<Item = (Unit, View)>) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.extend(views.filter(|(_, view)| view.producers.len() <= REMEMBERED_MAX));
     }
 
     async fn learn_ranges(&mut self) -> redis::RedisResult<()> {
@@ -190,7 +209,7 @@ pub(super) async fn execute(cluster: &Cluster, transactions: &[Fenced]) -> Resul
         let keys: Vec<&[u8]> = ops.iter().flat_map(op_keys).collect();
         let mut command = redis::cmd(name);
         command.arg(script).arg(keys.len() + 1).arg(fenced.transaction.unit.record_key()).arg(keys);
-        command.arg(&expected(fenced.seen.as_ref())).arg(&fenced.replication_id);
+        command.arg(&expected(fenced.seen.as_ref()));
         for op in ops {
             add_op(&mut command, op);
         }

@@ -88,7 +88,6 @@ impl View {
 pub(super) struct Fenced {
     pub(super) transaction: Transaction,
     pub(super) seen: Option<LaneRecord>,
-    pub(super) replication_id: String,
 }
 
 /// Commands of one chunk, applied together with the lane record or not at all.

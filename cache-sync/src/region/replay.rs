@@ -108,6 +108,55 @@ impl Region {
             return Ok((Outcome::Missing { objects: missing }, Counts::default()));
         }
         let mut session = self.connections.session().await?;
+        let remembered = match self.replay_remembered(&session, lane, steps, request).await {
+            Err(RegionError::FenceLost { .. }) => None,
+            other => other?,
+        };
+        let replayed = match remembered {
+            Some(applied) => applied,
+            None => self.replay_read(&mut session, lane, steps, request).await?,
+        };
+        self.connections.give_back(session);
+        Ok(replayed)
+    }
+
+    /// Applies a lane's steps on a cluster without reading its records first, where this function wrote all of them
+    /// last: the fence finds out where they are others by now. `None`: they must be read. What would be refused, or
+    /// would be nothing to do, is never decided from memory.
+    async fn replay_remembered(
+        &self,
+        session: &Session,
+        lane: Lane,
+        steps: &[Step<'_>],
+        request: &Replay<'_>,
+    ) -> Result<Option<(Outcome, Counts)>, RegionError> {
+        let Session::Cluster(cluster) = session else { return Ok(None) };
+        if request.follows.contains_key(&lane) {
+            return Ok(None);
+        }
+        let units = batch::by_unit(lane, self.settings.lanes, steps, true);
+        let mut opened = Vec::with_capacity(units.len());
+        for (unit, steps) in units {
+            let Some(view) = cluster.remembered(unit, &producers(&steps)) else { return Ok(None) };
+            if steps.last().is_none_or(|last| Some(&last.position) <= view.mark()) {
+                return Ok(None);
+            }
+            opened.push(Open { unit, view, steps });
+        }
+        if refusal(&opened, None, request).is_some() {
+            return Ok(None);
+        }
+        let mut session = Session::Cluster(cluster.clone());
+        self.apply(&mut session, opened, steps.last(), request, false).await.map(Some)
+    }
+
+    async fn replay_read(
+        &self,
+        session: &mut Session,
+        lane: Lane,
+        steps: &[Step<'_>],
+        request: &Replay<'_>,
+    ) -> Result<(Outcome, Counts), RegionError> {
         let is_cluster = matches!(session, Session::Cluster(_));
         let mut units = batch::by_unit(lane, self.settings.lanes, steps, is_cluster);
         let follows = request.follows.get(&lane);
@@ -119,13 +168,9 @@ impl Region {
         }
         let opened = session.open(units).await?;
         if let Some(refused) = refusal(&opened, follows, request) {
-            let outcome = self.refused(&mut session, lane, refused, opened, request).await?;
-            self.connections.give_back(session);
-            return Ok((outcome, Counts::default()));
+            return Ok((self.refused(session, lane, refused, opened, request).await?, Counts::default()));
         }
-        let applied = self.apply(&mut session, opened, steps.last(), request, follows.is_some()).await?;
-        self.connections.give_back(session);
-        Ok(applied)
+        self.apply(session, opened, steps.last(), request, follows.is_some()).await
     }
 
     /// What forward is told of a lane that was left alone. Of a lane that is behind it must know the oldest record, so
@@ -174,6 +219,9 @@ impl Region {
         while runs.iter().any(|run| run.is_due) {
             self.apply_chunks(session, &mut runs, last, &mut counts).await?;
         }
+        if let Session::Cluster(cluster) = session {
+            cluster.remember(runs.iter().filter_map(Run::view));
+        }
         // In a feed the oldest record is the lane's mark; else all that were in the batch reach its end.
         let marks = runs.into_iter().filter(|run| run.is_fed == is_feed).map(|run| run.progress.record.mark);
         Ok((Outcome::Applied { mark: marks.min().flatten() }, counts))
@@ -221,8 +269,7 @@ impl Region {
             let chunk = self.chunk(session, chunk, upto, run.seen.as_ref(), &mut run.progress).await?;
             counts.add(chunk.counts);
             sent.push(chunk.sent);
-            let (seen, replication_id) = (run.seen.take(), run.replication_id.clone());
-            transactions.push(Fenced { transaction: chunk.transaction, seen, replication_id });
+            transactions.push(Fenced { transaction: chunk.transaction, seen: run.seen.take() });
         }
         let begun_ms = self.clock.now_ms();
         let executed = session.execute(transactions, due.iter().any(|run| run.is_due)).await?;
@@ -237,6 +284,19 @@ impl Region {
             run.seen = Some(run.progress.record.clone());
         }
         Ok(())
+    }
+}
+
+impl Run<'_, '_> {
+    /// The record as this run left it, where it wrote it.
+    fn view(&self) -> Option<(Unit, View)> {
+        let view = View {
+            record: Some(self.seen.clone()?),
+            producers: self.progress.last_seqs.clone(),
+            replication_id: self.replication_id.clone(),
+            failed: String::new(),
+        };
+        (self.done > 0).then_some((self.progress.unit, view))
     }
 }
 
