@@ -28,7 +28,8 @@ const FED_BYTES_MAX: usize = 4_000_000;
 /// What must be left of the invocation's time to begin another read or request.
 const TIME_RESERVE: Duration = Duration::from_secs(5);
 /// A mark this close to the end of the stream's retention is not fed from: records may go while they are read.
-const RETENTION_MARGIN_MS: i64 = 10 * 60_000;
+/// (An invocation lasts 15 minutes at most.)
+const RETENTION_MARGIN_MS: i64 = 20 * 60_000;
 
 /// How often values are copied for one delivery; what is still missing then waits for the next one.
 const COPY_ROUNDS_MAX: u32 = 3;
@@ -182,7 +183,15 @@ impl Forward {
         join: bool,
     ) -> Result<ReplayAnswer, ForwardError> {
         let (stream, generation) = (self.identity.id.clone(), self.generation);
-        let mut replay = Replay { stream, generation, follows, join, unobtainable: Unobtainable::new(), event };
+        let mut replay = Replay {
+            stream,
+            generation,
+            oldest_ms: Some(self.oldest_ms()),
+            follows,
+            join,
+            unobtainable: Unobtainable::new(),
+            event,
+        };
         let mut answer: ReplayAnswer = self.region.ask(&Request::Replay(replay.clone())).await?;
         let Some(values) = &self.values else { return Ok(answer) };
         for _ in 0..COPY_ROUNDS_MAX {
@@ -224,9 +233,14 @@ impl Forward {
         (behind, refusal)
     }
 
+    /// Arrival of the oldest record that the stream still keeps.
+    fn oldest_ms(&self) -> i64 {
+        self.clock.now_ms() - self.identity.retention_ms
+    }
+
     /// What keeps the stream from proving what lies behind the lane's mark, if anything does.
     fn why_not_feedable(&self, behind: &Behind) -> Option<&'static str> {
-        let oldest_ms = self.clock.now_ms() - self.identity.retention_ms + RETENTION_MARGIN_MS;
+        let oldest_ms = self.oldest_ms() + RETENTION_MARGIN_MS;
         match (behind.reason, behind.arrival_ms) {
             (Reason::OtherStream, _) => Some("its record speaks of another stream"),
             (_, None) if self.identity.created_ms < oldest_ms => {

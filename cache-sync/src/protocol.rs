@@ -57,6 +57,9 @@ pub struct Replay<'a> {
     pub stream: String,
     /// Mapping generation of the forward that passes it on.
     pub generation: u64,
+    /// Arrival of the oldest record that the stream still keeps, in milliseconds since the epoch.
+    #[serde(default)]
+    pub oldest_ms: Option<i64>,
     /// For lanes being fed: the exact record that this batch follows. Other lanes must be ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub follows: BTreeMap<Lane, Follows>,
@@ -201,6 +204,8 @@ pub enum Reason {
     NewGeneration,
     /// A heartbeat is missing before this batch: what else came before it may be missing too.
     BrokenChain,
+    /// The mark is older than what the stream keeps: what lay behind it may be gone unseen.
+    Retention,
     /// The record speaks of another stream: only a resync helps.
     OtherStream,
 }

@@ -151,6 +151,7 @@ async fn replayed(region: &Region, records: &[Record]) -> Result<Duration, Failu
     let request = Replay {
         stream: STREAM.into(),
         generation: 1,
+        oldest_ms: None,
         follows: BTreeMap::new(),
         join: false,
         unobtainable: BTreeMap::new(),

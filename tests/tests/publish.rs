@@ -2,6 +2,8 @@
 //!
 //! Time is a simulated clock, so nothing here waits. `SEEDS=1000 cargo test …` runs more seeds, `SEED=7` one again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

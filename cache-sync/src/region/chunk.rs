@@ -80,7 +80,11 @@ impl Region {
             clear.arg(unit.record_key()).arg(FAILED_FIELD);
             chunk.transaction.add(clear);
         }
+        let now_ms = self.clock.now_ms();
         for (step, plan) in steps.iter().zip(plans) {
+            if matches!(plan, Plan::Apply(_)) {
+                chunk.counts.lag_ms_max = chunk.counts.lag_ms_max.max(now_ms - step.arrival_ms);
+            }
             match plan {
                 Plan::Nothing => {}
                 Plan::Refuse(refused) => self.refuse(&mut chunk, step, refused).await?,
@@ -163,7 +167,6 @@ impl Region {
             },
         };
         chunk.counts.applied += 1;
-        chunk.counts.lag_ms_max = chunk.counts.lag_ms_max.max(self.clock.now_ms() - step.arrival_ms);
         chunk.sent.push((step, sent));
         Ok(())
     }

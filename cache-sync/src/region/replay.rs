@@ -424,6 +424,8 @@ fn unproven(view: &View, request: &Replay<'_>) -> Option<Reason> {
         Some(Reason::Failover)
     } else if record.generation < request.generation {
         Some(Reason::NewGeneration)
+    } else if record.arrival_ms.is_some_and(|arrival_ms| Some(arrival_ms) < request.oldest_ms) {
+        Some(Reason::Retention)
     } else {
         None
     }

@@ -185,9 +185,19 @@ pub(crate) fn in_directory(program: &Path, directory: &Path) -> Command {
     command
 }
 
-/// What docs/deploy.md says that Tidemark's Redis user must be allowed.
-const RIGHTS: [&str; 9] =
-    ["+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "+info", "+time", "+dbsize", "+scan"];
+/// What docs/deploy.md says that Tidemark's Redis user must be allowed, and last what a test does by itself.
+const RIGHTS: [&str; 10] = [
+    "+@read",
+    "+@write",
+    "+@connection",
+    "+@transaction",
+    "+@scripting",
+    "+info",
+    "+time",
+    "+dbsize",
+    "+scan",
+    "+config|set",
+];
 
 /// Adds TLS on `port`, an ACL user, and nothing for anybody else.
 fn behind_tls(command: &mut Command, port: u16, directory: &Path) -> Result<Login, LocalError> {

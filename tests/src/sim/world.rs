@@ -70,12 +70,12 @@ impl Faults {
             mappings: random.once_in(3),
             evictions: random.once_in(4),
             near: random.once_in(4),
-            // A ready lane does not look at its mark's age yet, so a loss by retention may go unseen.
             retention: false,
             anew: random.once_in(12),
             settled: random.once_in(2),
             load: 3 + random.below(18),
         };
+        faults.retention = random.once_in(10);
         if variant != Variant::Sound {
             (faults.failover, faults.kills, faults.late, faults.settled) = (true, true, true, true);
             faults.load = 3 + faults.load % 8;
@@ -701,8 +701,8 @@ impl World {
         let stream = lock(&self.cloud.stream);
         let end = stream.lane(lane.0).iter().rev().find_map(|record| reference::last_place(record));
         let Some(mark) = mark else { return (LaneState::default(), end) };
-        let streams = self.old_streams.iter().chain([&*stream]);
-        let holder = streams.filter(|stream| stream.lane(lane.0).iter().any(|record| record.number == mark.0)).last();
+        let mut streams = self.old_streams.iter().chain([&*stream]);
+        let holder = streams.rfind(|stream| stream.lane(lane.0).iter().any(|record| record.number == mark.0));
         let records = holder.map(|stream| stream.lane(lane.0)).unwrap_or_default();
         (reference::run(self.lanes, lane.0, &records, mark, evictions, times), end)
     }
