@@ -1,9 +1,9 @@
-//! `tidemark sitemap`: sitemaps from files, with no cloud at all.
+//! `tidemark sitemap build`: a sitemap from files, with no cloud at all.
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 use jiff::tz::TimeZone;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::Limits;
@@ -14,25 +14,6 @@ use tidemark_sitemap::place::directory::{Directory, Outcome};
 
 /// What `--strict` exits with where a row was rejected.
 const EXIT_REJECTED: u8 = 2;
-
-/// Sitemaps.
-#[derive(Debug, Subcommand)]
-pub(crate) enum SitemapCommand {
-    /// Build a sitemap from page lists: an index and gzipped shards; only what changed is written
-    Build(BuildArgs),
-    /// Check a local sitemap against every rule of the protocol; exits 1 where one is broken
-    Check {
-        /// The index, or the directory that it lies in
-        #[arg(value_name = "INDEX")]
-        index: PathBuf,
-    },
-    /// Print commented settings of a site, to be edited and stored as sites/NAME.toml in the state bucket
-    Init {
-        /// The site, as in `https://www.example.com`
-        #[arg(long, value_name = "URL", default_value = "https://www.example.com")]
-        base_url: String,
-    },
-}
 
 /// Arguments of `sitemap build`.
 #[derive(Debug, Args)]
@@ -72,16 +53,8 @@ pub(crate) struct BuildArgs {
     json: bool,
 }
 
-/// Runs the command.
-pub(crate) async fn run(command: SitemapCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        SitemapCommand::Build(args) => build(args).await,
-        SitemapCommand::Check { index } => Ok(check(&index)),
-        SitemapCommand::Init { base_url } => init(&base_url),
-    }
-}
-
-async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
+/// Builds what the arguments say.
+pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let base = BaseUrl::parse(&args.base_url).context("--base-url")?;
     let files_url = match &args.files_url {
         Some(url) => BaseUrl::parse(url).context("--files-url")?,
@@ -113,24 +86,6 @@ async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
         print_text(&args, &outcome)
     }
     Ok(if args.strict && rejected > 0 { ExitCode::from(EXIT_REJECTED) } else { ExitCode::SUCCESS })
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-fn check(index: &Path) -> ExitCode {
-    let index = if index.is_dir() { index.join(tidemark_sitemap::keys::INDEX) } else { index.to_owned() };
-    let checked = tidemark_sitemap::check::directory(&index);
-    for fault in &checked.faults {
-        println!("{fault}");
-    }
-    println!("{} files, {} URLs, {} faults", checked.files, checked.urls, checked.faults_total);
-    if checked.faults_total == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-fn init(base_url: &str) -> anyhow::Result<ExitCode> {
-    BaseUrl::parse(base_url).context("--base-url")?;
-    print!("{}", tidemark_sitemap::site::template(base_url));
-    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
