@@ -94,6 +94,7 @@ module "hub" {
       replay_function_arn  = module.region_hub.replay_function_arn
       generation           = var.hub.generation
       enabled              = var.hub.enabled
+      enhanced_fan_out     = var.hub.enhanced_fan_out
     }
     (var.second.region) = {
       bucket_name          = module.region_second.bucket_name
@@ -102,6 +103,7 @@ module "hub" {
       replay_function_arn  = module.region_second.replay_function_arn
       generation           = var.second.generation
       enabled              = var.second.enabled
+      enhanced_fan_out     = var.second.enhanced_fan_out
     }
   }
 }

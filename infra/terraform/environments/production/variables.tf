@@ -28,13 +28,14 @@ variable "architecture" {
 }
 
 variable "hub" {
-  description = "The hub region: its bucket (also the jobs' state bucket), network and Redis. See modules/region for each field, modules/forward for generation and enabled. alarm_actions: SNS topics of this region."
+  description = "The hub region: its bucket (also the jobs' state bucket), network and Redis. See modules/region for each field, modules/forward for generation, enabled and enhanced_fan_out. alarm_actions: SNS topics of this region."
   type = object({
-    region        = optional(string, "us-east-1")
-    bucket_name   = string
-    generation    = optional(number, 1)
-    enabled       = optional(bool, true)
-    alarm_actions = optional(list(string), [])
+    region           = optional(string, "us-east-1")
+    bucket_name      = string
+    generation       = optional(number, 1)
+    enabled          = optional(bool, true)
+    enhanced_fan_out = optional(bool, false)
+    alarm_actions    = optional(list(string), [])
 
     network = object({
       vpc_id                      = string
@@ -60,11 +61,12 @@ variable "hub" {
 variable "second" {
   description = "The second region, with the same fields."
   type = object({
-    region        = optional(string, "ap-northeast-2")
-    bucket_name   = string
-    generation    = optional(number, 1)
-    enabled       = optional(bool, true)
-    alarm_actions = optional(list(string), [])
+    region           = optional(string, "ap-northeast-2")
+    bucket_name      = string
+    generation       = optional(number, 1)
+    enabled          = optional(bool, true)
+    enhanced_fan_out = optional(bool, false)
+    alarm_actions    = optional(list(string), [])
 
     network = object({
       vpc_id                      = string

@@ -16,6 +16,16 @@ data "aws_iam_policy_document" "this" {
     resources = [var.stream_arn]
   }
 
+  dynamic "statement" {
+    for_each = aws_kinesis_stream_consumer.this
+
+    content {
+      sid       = "ReadAsConsumer"
+      actions   = ["kinesis:DescribeStreamConsumer", "kinesis:SubscribeToShard"]
+      resources = [statement.value.arn]
+    }
+  }
+
   statement {
     sid       = "PassOn"
     actions   = ["lambda:InvokeFunction"]
@@ -77,11 +87,19 @@ module "function" {
   }
 }
 
+# Enhanced fan-out: a read rate of its own for the mapping. Feeds still read at the rate that all readers share.
+resource "aws_kinesis_stream_consumer" "this" {
+  count = var.enhanced_fan_out ? 1 : 0
+
+  name       = "${var.name}-cache-forward-${var.target_region}"
+  stream_arn = var.stream_arn
+}
+
 # Order rests on these settings: a failed batch is delivered again, whole and for ever, so nothing of its
 # shard and lanes overtakes it. Splitting it (bisect), giving up on it or answering for a part of it would
 # let later changes pass earlier ones.
 resource "aws_lambda_event_source_mapping" "this" {
-  event_source_arn  = var.stream_arn
+  event_source_arn  = var.enhanced_fan_out ? aws_kinesis_stream_consumer.this[0].arn : var.stream_arn
   function_name     = module.function.arn
   starting_position = "TRIM_HORIZON"
   enabled           = var.enabled

@@ -72,6 +72,7 @@ module "forward" {
   lanes                  = var.lanes
   generation             = each.value.generation
   enabled                = each.value.enabled
+  enhanced_fan_out       = each.value.enhanced_fan_out
   batch_size             = var.batch_size
   parallelization_factor = var.parallelization_factor
   zip                    = var.forward_zip

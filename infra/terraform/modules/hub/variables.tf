@@ -4,7 +4,7 @@ variable "name" {
 }
 
 variable "regions" {
-  description = "Every region that has a Redis, by its name; the hub's own must be among them. generation: see modules/forward. enabled: whether its mapping delivers."
+  description = "Every region that has a Redis, by its name; the hub's own must be among them. generation: see modules/forward. enabled: whether its mapping delivers. enhanced_fan_out: see modules/forward."
   type = map(object({
     bucket_name          = string
     bucket_arn           = string
@@ -12,6 +12,7 @@ variable "regions" {
     replay_function_arn  = string
     generation           = optional(number, 1)
     enabled              = optional(bool, true)
+    enhanced_fan_out     = optional(bool, false)
   }))
 }
 
