@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
+mod readers;
+
 use quick_xml::events::Event;
 use std::collections::BTreeMap;
 use std::fs;
