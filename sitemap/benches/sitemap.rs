@@ -86,7 +86,7 @@ fn write_pages(path: &Path, rows: u64) -> Result<(), Failure> {
 }
 
 fn build(input: &Path, out: &Path, level: i32, packing: Packing) -> Result<Outcome, Failure> {
-    let policy = Policy { base: BaseUrl::parse(BASE)?, lastmod_zone: None, now_ms: 1_763_800_000_000 };
+    let policy = Policy::new(BaseUrl::parse(BASE)?, 1_763_800_000_000);
     let options = Options { level, packing, ..Options::new(policy, "bench") };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     Ok(runtime.block_on(Directory::open(out)?.build(&[input.to_owned()], &options, BASE))?)

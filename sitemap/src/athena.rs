@@ -1,8 +1,9 @@
 //! Page rows from an Athena query, by GetQueryResults, a page of up to 1,000 rows at a time.
 
-use crate::pages::{COLUMNS, RawPage};
+use crate::columns::{COLUMNS, Places};
+use crate::pages::RawPage;
 use crate::site::Query;
-use crate::source::{Sink, find_columns};
+use crate::source::Sink;
 use aws_sdk_athena::Client;
 use aws_sdk_athena::error::DisplayErrorContext;
 use aws_sdk_athena::types::{QueryExecutionContext, QueryExecutionState, ResultConfiguration, ResultSet, Row};
@@ -138,7 +139,7 @@ pub async fn rows<T: Sink>(client: &Client, id: &str, sink: &mut T) -> Result<u6
         let mut rows = result.rows();
         if columns.is_none() {
             let names = labels(&result);
-            columns = Some(find_columns(names.iter().copied()).map_err(QueryError::Columns)?);
+            columns = Some(sink.columns().places(names.iter().copied()).map_err(QueryError::Columns)?);
             // The first row of a SELECT's first page repeats the names of the columns.
             if rows.first().is_some_and(|row| texts(row).eq(names.iter().copied())) {
                 rows = &rows[1..];
@@ -155,7 +156,7 @@ pub async fn rows<T: Sink>(client: &Client, id: &str, sink: &mut T) -> Result<u6
     }
 }
 
-fn give<T: Sink>(row: &Row, columns: &[Option<usize>; COLUMNS.len()], line: u64, sink: &mut T) -> Result<(), T::Stop> {
+fn give<T: Sink>(row: &Row, columns: &Places, line: u64, sink: &mut T) -> Result<(), T::Stop> {
     let mut page = RawPage { line, ..RawPage::default() };
     for (value, column) in page.fields.iter_mut().zip(columns) {
         let datum = column.and_then(|at| row.data().get(at));

@@ -3,6 +3,8 @@
 //! Nothing is published here: what changed lies in a staging directory until [`crate::publish`] puts it in place. So a
 //! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
 
+use crate::canonical::HostsError;
+use crate::columns::Columns;
 use crate::cut::{Cutter, Limits, Piece, Take};
 use crate::keys;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Retired, Shard};
@@ -120,6 +122,9 @@ pub enum BuildError {
         /// The site asked for.
         new: String,
     },
+    /// The site's hosts are none.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
     /// The compression level does not exist.
     #[error("there is no compression level {0}: give one from 1 to 12")]
     Level(i32),
@@ -262,7 +267,7 @@ impl<'a> Build<'a> {
         let ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
         let stage = Stage::new(previous, staging, options, standing)?;
         Ok(Self {
-            gate: Gate::new(options.policy.clone(), ledger),
+            gate: Gate::new(options.policy.clone(), ledger)?,
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
             row: Vec::new(),
             pending: Vec::new(),
@@ -337,6 +342,10 @@ impl std::fmt::Debug for Build<'_> {
 
 impl Sink for Build<'_> {
     type Stop = BuildError;
+
+    fn columns(&self) -> Columns {
+        self.gate.columns().clone()
+    }
 
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
         match self.gate.admit(page, &mut self.row) {
@@ -435,7 +444,7 @@ impl<'a> Stage<'a> {
 
     /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
     fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
-        xml::write_shard(piece.rows, &mut self.xml);
+        xml::write_shard(piece.rows, piece.spaces, &mut self.xml);
         assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
         let bytes = match self.packing {
             Packing::Plain => self.xml.as_slice(),
@@ -493,6 +502,13 @@ impl Take for Stage<'_> {
         // Equal rows in a damaged file: it is made again, and nothing is said to have changed.
         let changed_at = old.as_ref().filter(|old| same(old)).map_or(&self.changed_at, |old| &old.changed_at).clone();
         let Made { file, staged, file_bytes, file_hash } = self.write(old.as_ref(), piece)?;
+        let same_file = |old: &&Shard| old.file_hash == file_hash && (self.standing.intact)(old);
+        if let Some(old) = old.as_ref().filter(same_file) {
+            // The form of the rows changed, but not what they say.
+            fs::remove_file(&staged).map_err(io_error(&staged))?;
+            self.shards.push(Shard { lower, last, rows_hash, ..old.clone() });
+            return Ok(());
+        }
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
         self.changes.push(Change { file: file.clone(), staged });
         let stamp = None;

@@ -9,8 +9,8 @@
 //! - A shard that is nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
 
 use crate::manifest::Shard;
-use crate::row::Row;
-use crate::xml::{BYTES_MAX, SHARD_FRAME_BYTES, URLS_MAX};
+use crate::row::{Namespaces, Row};
+use crate::xml::{BYTES_MAX, NEWS_MAX, URLS_MAX, frame_bytes};
 
 /// A shard with less than one part in this many of the target is nearly empty.
 const NEARLY_EMPTY_PART: u32 = 20;
@@ -24,11 +24,13 @@ pub struct Limits {
     pub urls_max: u32,
     /// Bytes of XML that a shard may have.
     pub bytes_max: u64,
+    /// News articles that a shard may hold.
+    pub news_max: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { urls_target: 40_000, urls_max: URLS_MAX, bytes_max: BYTES_MAX }
+        Self { urls_target: 40_000, urls_max: URLS_MAX, bytes_max: BYTES_MAX, news_max: NEWS_MAX }
     }
 }
 
@@ -47,12 +49,40 @@ pub(crate) struct Piece<'a> {
     pub(crate) urls: u32,
     /// How big its XML will be, in bytes.
     pub(crate) xml_bytes: u64,
+    /// The namespaces that its rows use.
+    pub(crate) spaces: Namespaces,
 }
 
 /// Where pieces go.
 pub(crate) trait Take {
     type Error;
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), Self::Error>;
+}
+
+/// What some rows come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    urls: u32,
+    /// News articles among them.
+    news: u32,
+    /// Bytes of XML, without the shard's frame.
+    xml_bytes: u64,
+    spaces: Namespaces,
+}
+
+impl Size {
+    fn add(&mut self, row: &Row<'_>) {
+        let spaces = row.namespaces();
+        self.urls += 1;
+        self.news += u32::from(spaces.has(Namespaces::NEWS));
+        self.xml_bytes += row.xml_bytes() as u64;
+        self.spaces = self.spaces.and(spaces);
+    }
+
+    /// With the shard's frame.
+    fn shard_bytes(&self) -> u64 {
+        frame_bytes(self.spaces) + self.xml_bytes
+    }
 }
 
 /// Takes sorted rows and cuts them into pieces.
@@ -65,8 +95,7 @@ pub(crate) struct Cutter {
     /// The old shard whose file no piece of this range has taken yet.
     heir: Option<usize>,
     rows: Vec<u8>,
-    urls: u32,
-    xml_bytes: u64,
+    size: Size,
     lower: Vec<u8>,
     /// Where the last row of `rows` starts.
     last_start: usize,
@@ -75,17 +104,8 @@ pub(crate) struct Cutter {
 impl Cutter {
     pub(crate) fn new(limits: Limits, old: Vec<Shard>) -> Self {
         let heir = (!old.is_empty()).then_some(0);
-        Self {
-            limits,
-            old,
-            range: 0,
-            heir,
-            rows: Vec::new(),
-            urls: 0,
-            xml_bytes: SHARD_FRAME_BYTES,
-            lower: Vec::new(),
-            last_start: 0,
-        }
+        let (rows, lower, size) = (Vec::new(), Vec::new(), Size::default());
+        Self { limits, old, range: 0, heir, rows, size, lower, last_start: 0 }
     }
 
     /// Takes the next row; `row` sorts after every one before it.
@@ -94,29 +114,48 @@ impl Cutter {
         while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
             self.close_range(sink)?;
         }
-        let xml_bytes = row.xml_bytes() as u64;
-        let too_many = self.urls >= self.limits.urls_max;
-        let too_big = self.xml_bytes + xml_bytes > self.limits.bytes_max;
-        if self.urls > 0 {
-            if self.at_right_edge(key) {
-                if self.urls >= self.limits.urls_target || too_many || too_big {
-                    self.flush(sink)?;
-                    self.lower = key.to_vec();
-                }
-            } else if too_many || too_big {
-                self.split(key, too_many, sink)?;
-            }
+        let mut with = self.size;
+        with.add(row);
+        if self.size.urls > 0 && (with.urls > self.limits.urls_target || self.is_over(&with)) {
+            self.make_room(key, row, sink)?;
+            with = self.size;
+            with.add(row);
         }
         self.last_start = self.rows.len();
         self.rows.extend_from_slice(row.as_bytes());
-        self.urls += 1;
-        self.xml_bytes += xml_bytes;
+        self.size = with;
         Ok(())
+    }
+
+    /// Opens a new shard for `row` at the right edge, where the target is met; splits inside, where a limit is.
+    fn make_room<T: Take>(&mut self, key: &[u8], row: &Row<'_>, sink: &mut T) -> Result<(), T::Error> {
+        if self.at_right_edge(key) {
+            self.flush(sink)?;
+            self.lower = key.to_vec();
+            return Ok(());
+        }
+        // Each turn gives away a row at least; more than one turn takes rows that are large beside the limit.
+        while self.size.urls > 0 {
+            let mut with = self.size;
+            with.add(row);
+            if !self.is_over(&with) {
+                break;
+            }
+            let by_bytes = with.shard_bytes() > self.limits.bytes_max;
+            self.split(key, by_bytes, sink)?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&self, size: &Size) -> bool {
+        size.urls > self.limits.urls_max
+            || size.shard_bytes() > self.limits.bytes_max
+            || size.news > self.limits.news_max
     }
 
     /// Ends the input.
     pub(crate) fn finish<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        if self.urls > 0 { self.flush(sink) } else { Ok(()) }
+        if self.size.urls > 0 { self.flush(sink) } else { Ok(()) }
     }
 
     fn at_right_edge(&self, key: &[u8]) -> bool {
@@ -126,15 +165,15 @@ impl Cutter {
     fn close_range<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
         let next = &self.old[self.range + 1];
         let joins = self.heir.is_some()
-            && self.urls < self.limits.urls_target / NEARLY_EMPTY_PART
-            && self.urls + next.urls <= self.limits.urls_target.midpoint(self.limits.urls_max)
-            && self.xml_bytes + next.xml_bytes <= self.limits.bytes_max / 2;
-        if self.urls > 0 && !joins {
+            && self.size.urls < self.limits.urls_target / NEARLY_EMPTY_PART
+            && self.size.urls + next.urls <= self.limits.urls_target.midpoint(self.limits.urls_max)
+            && self.size.shard_bytes() + next.xml_bytes <= self.limits.bytes_max / 2;
+        if self.size.urls > 0 && !joins {
             self.flush(sink)?;
         }
         self.range += 1;
         // What joins, or comes after nothing, begins where the range before began.
-        if self.urls == 0 && self.heir.is_none() {
+        if self.size.urls == 0 && self.heir.is_none() {
             self.lower = self.old[self.range].lower.as_bytes().to_vec();
         }
         self.heir = Some(self.range);
@@ -142,58 +181,49 @@ impl Cutter {
     }
 
     fn flush<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        self.emit(self.rows.len(), self.last_start, self.urls, self.xml_bytes, sink)?;
+        self.emit(self.rows.len(), self.last_start, &self.size.clone(), sink)?;
         self.rows.clear();
-        (self.urls, self.xml_bytes, self.last_start) = (0, SHARD_FRAME_BYTES, 0);
+        (self.size, self.last_start) = (Size::default(), 0);
         Ok(())
     }
 
     /// Gives away the first half, by URLs or by bytes, whichever limit was met; `key` is what comes next.
-    fn split<T: Take>(&mut self, key: &[u8], by_urls: bool, sink: &mut T) -> Result<(), T::Error> {
-        let (mut urls, mut xml_bytes, mut end, mut last_start) = (0, SHARD_FRAME_BYTES, 0, 0);
+    fn split<T: Take>(&mut self, key: &[u8], by_bytes: bool, sink: &mut T) -> Result<(), T::Error> {
+        let (mut first, mut second, mut end, mut last_start) = (Size::default(), Size::default(), 0, 0);
         while let Some(row) = Row::first(&self.rows[end..]) {
-            if if by_urls {
-                urls >= self.urls / 2
-            } else {
-                xml_bytes - SHARD_FRAME_BYTES >= (self.xml_bytes - SHARD_FRAME_BYTES) / 2
-            } && urls > 0
-            {
+            let half =
+                if by_bytes { first.xml_bytes >= self.size.xml_bytes / 2 } else { first.urls >= self.size.urls / 2 };
+            if half && first.urls > 0 {
                 break;
             }
             last_start = end;
             end += row.as_bytes().len();
-            urls += 1;
-            xml_bytes += row.xml_bytes() as u64;
+            first.add(&row);
         }
         if end == self.rows.len() {
             self.flush(sink)?;
             self.lower = key.to_vec();
             return Ok(());
         }
-        self.emit(end, last_start, urls, xml_bytes, sink)?;
+        let mut at = end;
+        while let Some(row) = Row::first(&self.rows[at..]) {
+            second.add(&row);
+            at += row.as_bytes().len();
+        }
+        self.emit(end, last_start, &first, sink)?;
         self.lower = Row::first(&self.rows[end..]).map(|row| row.loc().to_vec()).unwrap_or_default();
         self.rows.drain(..end);
         self.last_start -= end;
-        self.urls -= urls;
-        self.xml_bytes -= xml_bytes - SHARD_FRAME_BYTES;
+        self.size = second;
         Ok(())
     }
 
-    fn emit<T: Take>(
-        &mut self,
-        end: usize,
-        last_start: usize,
-        urls: u32,
-        xml_bytes: u64,
-        sink: &mut T,
-    ) -> Result<(), T::Error> {
-        assert!(
-            urls <= self.limits.urls_max && xml_bytes <= self.limits.bytes_max.max(SHARD_FRAME_BYTES),
-            "limits hold"
-        );
+    fn emit<T: Take>(&mut self, end: usize, last_start: usize, size: &Size, sink: &mut T) -> Result<(), T::Error> {
+        assert!(!self.is_over(size), "limits hold");
         let last = Row::first(&self.rows[last_start..end]).map(|row| row.loc()).unwrap_or_default();
-        let rows = &self.rows[..end];
-        sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, urls, xml_bytes })
+        let Size { urls, spaces, .. } = *size;
+        let (rows, xml_bytes) = (&self.rows[..end], size.shard_bytes());
+        sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, urls, xml_bytes, spaces })
     }
 }
 
@@ -231,7 +261,7 @@ mod tests {
             }
             assert_eq!((locs.len(), locs.last().unwrap().as_str()), (piece.urls as usize, text(piece.last).as_str()));
             let mut xml = Vec::new();
-            crate::xml::write_shard(piece.rows, &mut xml);
+            crate::xml::write_shard(piece.rows, piece.spaces, &mut xml);
             assert_eq!(xml.len() as u64, piece.xml_bytes);
             self.shards.push(Shard {
                 file,
@@ -250,7 +280,7 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: BYTES_MAX };
+    const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: BYTES_MAX, news_max: NEWS_MAX };
 
     fn url(n: u32) -> String {
         format!("https://a.example/{n:08}")
@@ -342,7 +372,8 @@ mod tests {
     #[test]
     fn bytes_cut_exactly() {
         let one = Row::first(&row(&url(1), "", "", "")).unwrap().xml_bytes() as u64;
-        let exact = Limits { urls_target: 1000, urls_max: 1000, bytes_max: SHARD_FRAME_BYTES + 7 * one };
+        let exact =
+            Limits { urls_target: 1000, urls_max: 1000, bytes_max: frame_bytes(Namespaces::NONE) + 7 * one, ..LIMITS };
         let first = cut(exact, &Shelf::default(), &(0..14).collect());
         assert_eq!(sizes(&first), [7, 7]);
         assert!(first.shards.iter().all(|shard| shard.xml_bytes == exact.bytes_max));

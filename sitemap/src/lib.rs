@@ -7,7 +7,9 @@
 
 pub mod athena;
 pub mod build;
+pub mod canonical;
 pub mod check;
+pub mod columns;
 mod cut;
 pub mod keys;
 pub mod lastmod;
@@ -19,6 +21,7 @@ pub mod publish;
 pub mod refresh;
 pub mod report;
 pub mod row;
+pub mod select;
 pub mod site;
 pub mod sort;
 pub mod source;

@@ -41,7 +41,7 @@ impl fmt::Display for LocFault {
             Self::NotUtf8 => "loc is not UTF-8",
             Self::ControlCharacter => "loc holds a control character",
             Self::NotAnAddress => "loc is not an address of a page",
-            Self::OtherHost => "loc is on another scheme, host or port than base_url",
+            Self::OtherHost => "loc is on another scheme, host or port than base_url and the listed hosts",
             Self::TooLong => "loc is longer than 2,047 characters",
             Self::TooShort => "loc is shorter than 12 characters",
         })
@@ -54,6 +54,13 @@ impl fmt::Display for LocFault {
 pub struct BaseUrlError {
     text: String,
     problem: String,
+}
+
+impl BaseUrlError {
+    /// The error of a host that is given with a path.
+    pub(crate) fn has_path(text: &str) -> Self {
+        Self { text: text.to_owned(), problem: "has a path".to_owned() }
+    }
 }
 
 /// The site: scheme, host, port and the path under which relative addresses lie.

@@ -176,7 +176,7 @@ pub(crate) mod tests {
     fn the_form_of_version_1_is_fixed() {
         let manifest =
             Manifest { shards: vec![shard("sitemap-00001.xml.gz", "", "b")], ..Manifest::empty("https://a.example") };
-        let golden = r#"{"version":1,"row_format":1,"base_url":"https://a.example","sort_key":"loc","compressor":"","level":0,"run":"","next_number":1,"shards":[{"file":"sitemap-00001.xml.gz","lower":"","last":"b","urls":2,"xml_bytes":300,"rows_hash":"00000000000000000000000000000000","file_bytes":100,"file_hash":"ffffffffffffffffffffffffffffffff","stamp":"\"etag\"","changed_at":"2025-11-22T08:26:40Z"}],"retired":[]}"#;
+        let golden = r#"{"version":1,"row_format":2,"base_url":"https://a.example","sort_key":"loc","compressor":"","level":0,"run":"","next_number":1,"shards":[{"file":"sitemap-00001.xml.gz","lower":"","last":"b","urls":2,"xml_bytes":300,"rows_hash":"00000000000000000000000000000000","file_bytes":100,"file_hash":"ffffffffffffffffffffffffffffffff","stamp":"\"etag\"","changed_at":"2025-11-22T08:26:40Z"}],"retired":[]}"#;
         assert_eq!(serde_json::to_string(&manifest).unwrap(), golden);
         assert_eq!(Manifest::from_json(golden.as_bytes()).unwrap(), manifest);
     }

@@ -2,15 +2,17 @@
 //!
 //! Every source (files, Athena) hands its rows to a [`Gate`], which is the only place that decides what becomes of one.
 
+use crate::canonical::{Addresses, Canonical, HostsError};
+use crate::columns::{Column, Columns};
 use crate::lastmod::{self, LastmodFault};
 use crate::loc::BaseUrl;
 use crate::report::{Ledger, Outcome};
 use crate::row::{self, Changefreq};
+use crate::select::Select;
 use jiff::tz::TimeZone;
 use std::io;
 
-/// The columns that a page list may have; others are ignored.
-pub const COLUMNS: [&str; 6] = ["loc", "lastmod", "changefreq", "priority", "index", "status"];
+pub use crate::columns::COLUMNS;
 
 /// A row as it was read. An empty field is an absent one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +21,14 @@ pub struct RawPage<'a> {
     pub fields: [&'a [u8]; COLUMNS.len()],
     /// The line of the file (in Parquet and Athena the row), from 1.
     pub line: u64,
+}
+
+impl<'a> RawPage<'a> {
+    /// What stands in `column`, or nothing.
+    #[must_use]
+    pub fn field(&self, column: Column) -> &'a [u8] {
+        self.fields[column as usize]
+    }
 }
 
 /// What rows are held against.
@@ -30,12 +40,51 @@ pub struct Policy {
     pub lastmod_zone: Option<TimeZone>,
     /// The time of the run, in milliseconds since the epoch: a lastmod past it is flagged.
     pub now_ms: i64,
+    /// Hosts beside base_url's whose pages may be listed, as in `m.example.com`.
+    pub hosts: Vec<String>,
+    /// How addresses are spelled.
+    pub canonical: Canonical,
+    /// Which rows belong to the sitemap.
+    pub select: Select,
+    /// What the columns are called in the input.
+    pub columns: Columns,
+}
+
+impl Policy {
+    /// The policy of a site at `base` for a run at `now_ms`, of which nothing else is said.
+    #[must_use]
+    pub fn new(base: BaseUrl, now_ms: i64) -> Self {
+        Self {
+            base,
+            lastmod_zone: None,
+            now_ms,
+            hosts: Vec::new(),
+            canonical: Canonical::default(),
+            select: Select::default(),
+            columns: Columns::default(),
+        }
+    }
+
+    /// All of it that shapes the rows of a sitemap, as text: equal texts and equal inputs give equal rows. The time is
+    /// part of it only where rows are selected by it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, columns } = self;
+        let zone = lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
+        let now_ms = select.depends_on_time().then_some(now_ms);
+        format!(
+            "{} {} {zone:?} {now_ms:?} {hosts:?} {canonical:?} {select:?} {columns:?}",
+            row::ROW_FORMAT,
+            base.as_str()
+        )
+    }
 }
 
 /// Turns rows into canonical rows, and keeps the account of those that are none.
 #[derive(Debug)]
 pub struct Gate {
     policy: Policy,
+    addresses: Addresses,
     /// The day after tomorrow, as text: a date that is not before it is in the future in every zone.
     future_from: String,
     ledger: Ledger,
@@ -43,12 +92,21 @@ pub struct Gate {
 
 impl Gate {
     /// A gate for `policy` that accounts in `ledger`.
-    #[must_use]
-    pub fn new(policy: Policy, ledger: Ledger) -> Self {
+    ///
+    /// # Errors
+    /// Where a host of the policy is none.
+    pub fn new(policy: Policy, ledger: Ledger) -> Result<Self, HostsError> {
         const TWO_DAYS_MS: i64 = 2 * 24 * 3600 * 1000;
+        let addresses = Addresses::new(&policy.base, &policy.hosts, &policy.canonical)?;
         let future = jiff::Timestamp::from_millisecond(policy.now_ms.saturating_add(TWO_DAYS_MS));
         let future_from = future.map_or_else(|_| "9999-99-99".to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d")));
-        Self { policy, future_from, ledger }
+        Ok(Self { policy, addresses, future_from, ledger })
+    }
+
+    /// What the columns of the input are called.
+    #[must_use]
+    pub fn columns(&self) -> &Columns {
+        &self.policy.columns
     }
 
     /// Makes `page` a canonical row in `out`; false where it is none, which is then in the account.
@@ -56,25 +114,35 @@ impl Gate {
     /// # Errors
     /// Where the rejects file cannot be written.
     pub fn admit(&mut self, page: &RawPage<'_>, out: &mut Vec<u8>) -> io::Result<bool> {
-        let [loc, lastmod, changefreq, priority, index, status] = page.fields;
+        let (loc, lastmod) = (page.field(Column::Loc), page.field(Column::Lastmod));
         self.ledger.report.input += 1;
         row::begin(out);
-        let entities = match self.policy.base.resolve(loc, out) {
+        let entities = match self.addresses.resolve(loc, out) {
             Ok(entities) => entities,
             Err(fault) => {
                 self.ledger.note(Outcome::Rejected, &fault.to_string(), page.line, loc, "")?;
                 return Ok(false);
             }
         };
-        if (!index.is_empty() || !status.is_empty()) && self.is_excluded(loc, index, status, page.line)? {
+        let loc_end = out.len();
+        // Most page lists have nothing beside loc and lastmod, and most sitemaps take every row.
+        let more = page.fields[Column::Lastmod as usize + 1..].iter().any(|field| !field.is_empty());
+        if (more || !self.policy.select.is_everything()) && self.is_excluded(page, &out[row::HEADER_BYTES..])? {
             return Ok(false);
         }
-        let loc_end = out.len();
         if !lastmod.is_empty() {
             self.append_lastmod(lastmod, page.line, out)?;
         }
-        let changefreq = if changefreq.is_empty() { Changefreq::default() } else { self.changefreq(changefreq, page)? };
-        let priority = if priority.is_empty() { priority } else { self.priority(priority, page)? };
+        if let Some(reason) = self.policy.select.refuses_lastmod(&out[loc_end..], self.policy.now_ms) {
+            self.ledger.note(Outcome::Excluded, reason, page.line, loc, "")?;
+            return Ok(false);
+        }
+        let (mut changefreq, mut priority) = (Changefreq::default(), &b""[..]);
+        if more {
+            changefreq = self.changefreq(page)?;
+            priority = self.priority(page)?;
+            self.ledger.report.count_kind(page.field(Column::Kind));
+        }
         row::finish(out, loc_end, entities, changefreq, priority);
         Ok(true)
     }
@@ -102,7 +170,16 @@ impl Gate {
         self.ledger.close()
     }
 
-    fn is_excluded(&mut self, loc: &[u8], index: &[u8], status: &[u8], line: u64) -> io::Result<bool> {
+    /// Whether a row, whose canonical address is `canonical`, says that it is not to be indexed, or is of another
+    /// sitemap.
+    fn is_excluded(&mut self, page: &RawPage<'_>, canonical: &[u8]) -> io::Result<bool> {
+        let (line, loc) = (page.line, page.field(Column::Loc));
+        let (index, status) = (page.field(Column::Index), page.field(Column::Status));
+        let (kind, locale) = (page.field(Column::Kind).trim_ascii(), page.field(Column::Locale).trim_ascii());
+        if let Some(reason) = self.policy.select.refuses(kind, locale, canonical) {
+            self.ledger.note(Outcome::Excluded, reason, line, loc, "")?;
+            return Ok(true);
+        }
         let word = |text: &[u8], words: &[&str]| words.iter().any(|w| w.as_bytes().eq_ignore_ascii_case(text));
         if word(index, &["no", "false", "0", "n", "f", "noindex"]) {
             self.ledger.note(Outcome::Excluded, "index is no", line, loc, "")?;
@@ -143,20 +220,26 @@ impl Gate {
         Ok(())
     }
 
-    fn changefreq(&mut self, text: &[u8], page: &RawPage<'_>) -> io::Result<Changefreq> {
+    fn changefreq(&mut self, page: &RawPage<'_>) -> io::Result<Changefreq> {
+        let text = page.field(Column::Changefreq);
         if let Some(changefreq) = Changefreq::parse(text.trim_ascii()) {
             return Ok(changefreq);
         }
-        self.ledger.note(Outcome::Dropped, "changefreq is not one of the seven words", page.line, text, "")?;
+        if !text.is_empty() {
+            self.ledger.note(Outcome::Dropped, "changefreq is not one of the seven words", page.line, text, "")?;
+        }
         Ok(Changefreq::default())
     }
 
-    fn priority<'a>(&mut self, text: &'a [u8], page: &RawPage<'_>) -> io::Result<&'a [u8]> {
+    fn priority<'a>(&mut self, page: &RawPage<'a>) -> io::Result<&'a [u8]> {
+        let text = page.field(Column::Priority);
         let trimmed = text.trim_ascii();
         if is_priority(trimmed) {
             return Ok(trimmed);
         }
-        self.ledger.note(Outcome::Dropped, "priority is not a number from 0.0 to 1.0", page.line, text, "")?;
+        if !text.is_empty() {
+            self.ledger.note(Outcome::Dropped, "priority is not a number from 0.0 to 1.0", page.line, text, "")?;
+        }
         Ok(b"")
     }
 }
@@ -178,16 +261,42 @@ mod tests {
     use crate::row::Row;
 
     fn gate(zone: Option<&str>) -> Gate {
-        let policy = Policy {
-            base: BaseUrl::parse("https://example.com").unwrap(),
-            lastmod_zone: zone.map(|name| TimeZone::get(name).unwrap()),
-            now_ms: 1_763_800_000_000,
-        };
-        Gate::new(policy, Ledger::new(Box::new(io::sink())))
+        let lastmod_zone = zone.map(|name| TimeZone::get(name).unwrap());
+        let base = BaseUrl::parse("https://example.com").unwrap();
+        of(Policy { lastmod_zone, ..Policy::new(base, 1_763_800_000_000) })
+    }
+
+    fn of(policy: Policy) -> Gate {
+        Gate::new(policy, Ledger::new(Box::new(io::sink()))).unwrap()
     }
 
     fn fields(fields: [&str; 6]) -> RawPage<'_> {
-        RawPage { fields: fields.map(str::as_bytes), line: 2 }
+        let mut page = RawPage { line: 2, ..RawPage::default() };
+        page.fields[..6].copy_from_slice(&fields.map(str::as_bytes));
+        page
+    }
+
+    #[test]
+    fn a_row_of_another_sitemap_is_excluded_with_the_reason_and_kinds_are_counted() {
+        let base = BaseUrl::parse("https://example.com").unwrap();
+        let select = Select { kinds: vec!["product".into()], within_hours: Some(48), ..Select::default() };
+        let mut gate = of(Policy { select, ..Policy::new(base, 1_763_800_000_000) });
+        let mut out = Vec::new();
+        for (kind, lastmod, taken) in [
+            ("product", "2025-11-22", true),
+            ("product", "2025-11-19", false),
+            ("product", "", false),
+            ("article", "2025-11-22", false),
+            ("", "2025-11-22", false),
+        ] {
+            let mut page = fields(["/abcdef", lastmod, "", "", "", ""]);
+            page.fields[Column::Kind as usize] = kind.as_bytes();
+            assert_eq!(gate.admit(&page, &mut out).unwrap(), taken, "{kind} {lastmod}");
+        }
+        let report = gate.close(1).unwrap();
+        assert!(report.adds_up());
+        assert_eq!(report.excluded.values().copied().collect::<Vec<_>>(), [2, 1, 1], "{report}");
+        assert_eq!(report.kinds.get("product"), Some(&1));
     }
 
     #[test]

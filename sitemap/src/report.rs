@@ -10,6 +10,10 @@ use std::io::{self, Write};
 
 /// Samples kept of each reason.
 const SAMPLES_EACH_MAX: usize = 3;
+/// Kinds that are counted one by one.
+pub const KINDS_MAX: usize = 100;
+/// What further kinds are counted under.
+pub const OTHER_KINDS: &str = "(others)";
 /// Longest part of a bad value that is shown or written, in bytes.
 const SHOWN_BYTES_MAX: usize = 300;
 
@@ -57,6 +61,10 @@ pub struct Report {
     pub dropped: BTreeMap<String, u64>,
     /// Things to look at in rows that stayed whole, by reason.
     pub flagged: BTreeMap<String, u64>,
+    /// Rows that passed, duplicates among them, by the column `kind` where it is filled; kinds past
+    /// [`KINDS_MAX`] count as [`OTHER_KINDS`].
+    #[serde(default)]
+    pub kinds: BTreeMap<String, u64>,
     /// A few of each.
     pub samples: Vec<Sample>,
 }
@@ -78,6 +86,17 @@ impl Report {
     #[must_use]
     pub fn adds_up(&self) -> bool {
         self.input == self.emitted + self.duplicates + self.excluded_total() + self.rejected_total()
+    }
+
+    /// Counts a row of `kind` that passed.
+    pub(crate) fn count_kind(&mut self, kind: &[u8]) {
+        let kind = kind.trim_ascii();
+        if kind.is_empty() {
+            return;
+        }
+        let kind = shorten(kind);
+        let known = self.kinds.contains_key(&kind) || self.kinds.len() < KINDS_MAX;
+        *self.kinds.entry(if known { kind } else { OTHER_KINDS.to_owned() }).or_default() += 1;
     }
 
     fn count(&mut self, outcome: Outcome, reason: &str) -> u64 {

@@ -1,18 +1,22 @@
 //! A canonical page row, as bytes: what is sorted, hashed and turned into XML.
 //!
 //! Promises: equal pages give equal bytes, whatever file, format or order they came from. The layout is a header of
-//! [`HEADER_BYTES`] (lengths and small values) and then loc, lastmod and priority; [`ROW_FORMAT`] names it in every
-//! shard manifest, since the rows' hashes depend on it.
+//! [`HEADER_BYTES`] (lengths and small values) and then loc, lastmod, priority and the extensions' XML; [`ROW_FORMAT`]
+//! names it in every shard manifest, since the rows' hashes depend on it.
 
 use crate::lastmod;
 use memchr::memchr2_iter;
 use std::cmp::Ordering;
 
 /// The version of the layout of a row, and so of every row hash.
-pub const ROW_FORMAT: u32 = 1;
+pub const ROW_FORMAT: u32 = 2;
 /// Bytes before the texts: u16 length of loc, u16 what entities add to it, then one byte each for the length of
-/// lastmod, changefreq and the length of priority.
-pub const HEADER_BYTES: usize = 7;
+/// lastmod, for changefreq (low half) with the namespaces (high half), and for the length of priority, then u32 length
+/// of the extensions. Numbers are little-endian.
+pub const HEADER_BYTES: usize = 11;
+/// Longest XML that the extensions of one row may have, in bytes. So a row always fits a shard of 10 MB, and what is
+/// sorted, held and read back at once stays small.
+pub const EXTRA_BYTES_MAX: usize = 2 << 20;
 
 const OPEN_LOC: &[u8] = b"<url><loc>";
 const CLOSE_LOC: &[u8] = b"</loc>";
@@ -43,6 +47,43 @@ impl Changefreq {
     }
 }
 
+/// The XML namespaces beside the protocol's own that a row or a shard uses, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces(u8);
+
+impl Namespaces {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// `xhtml:link`, for versions in other languages.
+    pub const XHTML: Self = Self(1);
+    /// `image:image`.
+    pub const IMAGE: Self = Self(2);
+    /// `video:video`.
+    pub const VIDEO: Self = Self(4);
+    /// `news:news`.
+    pub const NEWS: Self = Self(8);
+
+    /// How many sets there are.
+    pub(crate) const SETS: usize = 16;
+
+    /// The set as a number below [`Self::SETS`].
+    pub(crate) const fn index(self) -> usize {
+        (self.0 & 0x0f) as usize
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are in it.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
 /// Starts a row in `out` (cleared first); the caller appends loc and lastmod and then calls [`finish`].
 pub fn begin(out: &mut Vec<u8>) {
     out.clear();
@@ -66,6 +107,15 @@ pub fn finish(out: &mut Vec<u8>, loc_end: usize, entities: bool, changefreq: Cha
     out[6] = u8::try_from(priority.len()).unwrap_or(u8::MAX);
 }
 
+/// Gives the row in `out`, which [`finish`] completed and which has no extensions yet, the extensions `extra`: escaped
+/// XML that uses `spaces`, at most [`EXTRA_BYTES_MAX`] long.
+pub fn extend(out: &mut Vec<u8>, extra: &[u8], spaces: Namespaces) {
+    debug_assert!(out[7..HEADER_BYTES] == [0; 4] && extra.len() <= EXTRA_BYTES_MAX);
+    out[5] |= spaces.0 << 4;
+    out[7..HEADER_BYTES].copy_from_slice(&u32::try_from(extra.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(extra);
+}
+
 /// A whole row, read from bytes that [`finish`] completed.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
@@ -74,18 +124,20 @@ pub struct Row<'a> {
     entities: usize,
     lastmod_len: usize,
     priority_len: usize,
+    extra_len: usize,
 }
 
 impl<'a> Row<'a> {
     /// The row at the front of `bytes`, or `None` where they are cut short.
     #[must_use]
     pub fn first(bytes: &'a [u8]) -> Option<Self> {
-        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, ..] = bytes else { return None };
+        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, x0, x1, x2, x3, ..] = bytes else { return None };
         let loc_len = usize::from(u16::from_le_bytes([l0, l1]));
         let entities = usize::from(u16::from_le_bytes([e0, e1]));
         let (lastmod_len, priority_len) = (usize::from(lastmod_len), usize::from(priority_len));
-        let bytes = bytes.get(..HEADER_BYTES + loc_len + lastmod_len + priority_len)?;
-        Some(Self { bytes, loc_len, entities, lastmod_len, priority_len })
+        let extra_len = u32::from_le_bytes([x0, x1, x2, x3]) as usize;
+        let bytes = bytes.get(..HEADER_BYTES + loc_len + lastmod_len + priority_len + extra_len)?;
+        Some(Self { bytes, loc_len, entities, lastmod_len, priority_len, extra_len })
     }
 
     /// The row as it is stored.
@@ -110,13 +162,26 @@ impl<'a> Row<'a> {
     /// How often the page is said to change, or nothing.
     #[must_use]
     pub fn changefreq(&self) -> &'static [u8] {
-        Changefreq(self.bytes[5]).as_bytes()
+        Changefreq(self.bytes[5] & 0x0f).as_bytes()
     }
 
     /// The priority, or nothing.
     #[must_use]
     pub fn priority(&self) -> &'a [u8] {
-        &self.bytes[HEADER_BYTES + self.loc_len + self.lastmod_len..]
+        let start = HEADER_BYTES + self.loc_len + self.lastmod_len;
+        &self.bytes[start..start + self.priority_len]
+    }
+
+    /// The extensions as escaped XML, or nothing.
+    #[must_use]
+    pub fn extra(&self) -> &'a [u8] {
+        &self.bytes[self.bytes.len() - self.extra_len..]
+    }
+
+    /// The namespaces that the extensions use.
+    #[must_use]
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces(self.bytes[5] >> 4)
     }
 
     /// Exactly how many bytes [`Row::write_xml`] will append.
@@ -130,6 +195,7 @@ impl<'a> Row<'a> {
             + optional(OPEN_LASTMOD.len() + CLOSE_LASTMOD.len(), self.lastmod_len)
             + optional(OPEN_CHANGEFREQ.len() + CLOSE_CHANGEFREQ.len(), self.changefreq().len())
             + optional(OPEN_PRIORITY.len() + CLOSE_PRIORITY.len(), self.priority_len)
+            + self.extra_len
             + CLOSE_URL.len()
     }
 
@@ -153,6 +219,7 @@ impl<'a> Row<'a> {
                 out.extend_from_slice(close);
             }
         }
+        out.extend_from_slice(self.extra());
         out.extend_from_slice(CLOSE_URL);
     }
 
@@ -173,8 +240,9 @@ impl<'a> Row<'a> {
 /// How many bytes of texts follow a row's `header`.
 pub(crate) fn texts_bytes(header: &[u8]) -> usize {
     match *header {
-        [l0, l1, _, _, lastmod_len, _, priority_len, ..] => {
-            usize::from(u16::from_le_bytes([l0, l1])) + usize::from(lastmod_len) + usize::from(priority_len)
+        [l0, l1, _, _, lastmod_len, _, priority_len, x0, x1, x2, x3, ..] => {
+            let extra_len = u32::from_le_bytes([x0, x1, x2, x3]) as usize;
+            usize::from(u16::from_le_bytes([l0, l1])) + usize::from(lastmod_len) + usize::from(priority_len) + extra_len
         }
         _ => 0,
     }
@@ -236,8 +304,13 @@ pub(crate) mod tests {
 
     #[test]
     fn the_layout_is_fixed() {
-        let golden = [&[19, 0, 4, 0, 10, 3, 3][..], b"https://a.example/&", b"2025-11-22", b"1.0"].concat();
+        let texts = [&b"https://a.example/&"[..], b"2025-11-22", b"1.0"].concat();
+        let golden = [&[19, 0, 4, 0, 10, 3, 3, 0, 0, 0, 0][..], &texts].concat();
         assert_eq!(row("https://a.example/&", "2025-11-22", "daily", "1.0"), golden);
+        let golden = [&[19, 0, 4, 0, 10, 0x63, 3, 4, 0, 0, 0][..], &texts, b"<x/>"].concat();
+        let mut extended = row("https://a.example/&", "2025-11-22", "daily", "1.0");
+        extend(&mut extended, b"<x/>", Namespaces::IMAGE.and(Namespaces::VIDEO));
+        assert_eq!(extended, golden);
     }
 
     #[test]
@@ -256,8 +329,10 @@ pub(crate) mod tests {
         #[test]
         fn size_is_told_exactly_and_rows_read_back(
             loc in "https://a\\.example/[a-z&'=+~.%]{0,80}", lastmod in "(2025-11-22)?", freq in 0_usize..8, priority in "(0\\.[0-9])?",
+            extra in "(<image:image/>)?", spaces in 0_u8..16,
         ) {
             let mut bytes = row(&loc, &lastmod, CHANGEFREQS[freq], &priority);
+            extend(&mut bytes, extra.as_bytes(), Namespaces(spaces));
             let len = bytes.len();
             bytes.extend_from_slice(b"what follows");
             let row = Row::first(&bytes).unwrap();
@@ -266,6 +341,7 @@ pub(crate) mod tests {
             prop_assert_eq!(row.lastmod(), lastmod.as_bytes());
             prop_assert_eq!(row.changefreq(), CHANGEFREQS[freq].as_bytes());
             prop_assert_eq!(row.priority(), priority.as_bytes());
+            prop_assert_eq!((row.extra(), row.namespaces()), (extra.as_bytes(), Namespaces(spaces)));
             let mut xml = Vec::new();
             row.write_xml(&mut xml);
             prop_assert_eq!(xml.len(), row.xml_bytes());

@@ -4,9 +4,11 @@
 
 mod csv;
 mod ndjson;
+mod nested;
 mod parquet;
 
-use crate::pages::{COLUMNS, RawPage};
+use crate::columns::Columns;
+use crate::pages::RawPage;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,11 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub trait Sink {
     /// What ends the reading early.
     type Stop;
+
+    /// What the columns of the page list are called.
+    fn columns(&self) -> Columns {
+        Columns::default()
+    }
 
     /// Takes one row.
     ///
@@ -167,39 +174,6 @@ fn kind(path: &Path) -> Option<(Format, Packing)> {
     Some((format, packing))
 }
 
-/// Where the columns of [`COLUMNS`] stand in a header; an error text where `loc` is missing or one comes twice.
-pub(crate) fn find_columns<'a>(
-    header: impl Iterator<Item = &'a str>,
-) -> Result<[Option<usize>; COLUMNS.len()], String> {
-    let mut found = [None; COLUMNS.len()];
-    let mut names = Vec::new();
-    for (at, name) in header.enumerate() {
-        let name = name.trim().to_ascii_lowercase();
-        if let Some(column) = COLUMNS.iter().position(|column| *column == name)
-            && found[column].replace(at).is_some()
-        {
-            return Err(format!("two columns are named {name}: keep one"));
-        }
-        names.push(name);
-    }
-    if found[0].is_none() {
-        return Err(format!(
-            "no column is named loc (found: {}): name the column of page addresses loc",
-            shown_names(&names)
-        ));
-    }
-    Ok(found)
-}
-
-fn shown_names(names: &[String]) -> String {
-    let mut shown =
-        names.iter().take(12).map(|name| name.chars().take(40).collect()).collect::<Vec<String>>().join(", ");
-    if names.len() > 12 {
-        shown.push_str(", …");
-    }
-    shown
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -209,10 +183,15 @@ pub(crate) mod tests {
     pub(crate) struct Kept {
         pub(crate) pages: Vec<(u64, Vec<String>)>,
         pub(crate) refused: Vec<(u64, String)>,
+        pub(crate) columns: Columns,
     }
 
     impl Sink for Kept {
         type Stop = ();
+
+        fn columns(&self) -> Columns {
+            self.columns.clone()
+        }
 
         fn page(&mut self, page: &RawPage<'_>) -> Result<(), ()> {
             self.pages.push((page.line, page.fields.map(|f| String::from_utf8_lossy(f).into_owned()).to_vec()));

@@ -1,17 +1,27 @@
 //! The XML of shards and indexes, as sitemaps.org defines it.
 
 use crate::manifest::Shard;
-use crate::row::{Row, write_entities};
+use crate::row::{Namespaces, Row, write_entities};
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
 /// Bytes a shard may have before compression (sitemaps.org: 50 MB, which is 52,428,800 bytes).
 pub const BYTES_MAX: u64 = 52_428_800;
+/// News articles a shard may hold (Google's rules for news sitemaps).
+pub const NEWS_MAX: u32 = 1_000;
 /// Shards an index may name (sitemaps.org).
 pub const SHARDS_MAX: usize = 50_000;
 
 const SHARD_HEAD: &[u8] =
-    b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\n";
+    b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\"";
+const SHARD_HEAD_END: &[u8] = b">\n";
+/// What a shard declares where a row of it uses the namespace (the addresses are Google's and the W3C's).
+const DECLARATIONS: [(Namespaces, &[u8]); 4] = [
+    (Namespaces::XHTML, b" xmlns:xhtml=\"http://www.w3.org/1999/xhtml\""),
+    (Namespaces::IMAGE, b" xmlns:image=\"http://www.google.com/schemas/sitemap-image/1.1\""),
+    (Namespaces::VIDEO, b" xmlns:video=\"http://www.google.com/schemas/sitemap-video/1.1\""),
+    (Namespaces::NEWS, b" xmlns:news=\"http://www.google.com/schemas/sitemap-news/0.9\""),
+];
 const SHARD_TAIL: &[u8] = b"</urlset>\n";
 const INDEX_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<sitemapindex xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\n";
@@ -20,13 +30,39 @@ const ENTRY_MIDDLE: &[u8] = b"</loc><lastmod>";
 const ENTRY_TAIL: &[u8] = b"</lastmod></sitemap>\n";
 const INDEX_TAIL: &[u8] = b"</sitemapindex>\n";
 
-/// What a shard has beside its rows, in bytes.
-pub const SHARD_FRAME_BYTES: u64 = (SHARD_HEAD.len() + SHARD_TAIL.len()) as u64;
+/// What a shard has beside its rows, in bytes: it depends on the namespaces that the rows use.
+#[must_use]
+pub fn frame_bytes(spaces: Namespaces) -> u64 {
+    FRAME_BYTES[spaces.index()]
+}
 
-/// Writes the shard of `rows` (canonical rows, end to end) to `out`, cleared first.
-pub fn write_shard(rows: &[u8], out: &mut Vec<u8>) {
+/// [`frame_bytes`] of every set of namespaces, since it is asked for with every row.
+const FRAME_BYTES: [u64; Namespaces::SETS] = {
+    let mut sizes = [0; Namespaces::SETS];
+    let mut set = 0;
+    while set < Namespaces::SETS {
+        let mut bytes = SHARD_HEAD.len() + SHARD_HEAD_END.len() + SHARD_TAIL.len();
+        let mut at = 0;
+        while at < DECLARATIONS.len() {
+            if set & DECLARATIONS[at].0.index() != 0 {
+                bytes += DECLARATIONS[at].1.len();
+            }
+            at += 1;
+        }
+        sizes[set] = bytes as u64;
+        set += 1;
+    }
+    sizes
+};
+
+/// Writes the shard of `rows` (canonical rows, end to end, that use `spaces`) to `out`, cleared first.
+pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(SHARD_HEAD);
+    for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
+        out.extend_from_slice(declaration);
+    }
+    out.extend_from_slice(SHARD_HEAD_END);
     let mut rest = rows;
     while let Some(row) = Row::first(rest) {
         row.write_xml(out);
@@ -106,10 +142,14 @@ mod tests {
         let rows =
             [row("https://a.example/1&2", "", "", ""), row("https://a.example/2", "2025-11-22", "", "")].concat();
         let mut xml = Vec::new();
-        write_shard(&rows, &mut xml);
         let second = &rows[Row::first(&rows).unwrap().as_bytes().len()..];
         let sizes = Row::first(&rows).unwrap().xml_bytes() + Row::first(second).unwrap().xml_bytes();
-        assert_eq!(xml.len() as u64, SHARD_FRAME_BYTES + sizes as u64);
+        let all = DECLARATIONS.iter().fold(Namespaces::NONE, |all, (space, _)| all.and(*space));
+        for (spaces, declared) in [(all, 4), (Namespaces::IMAGE.and(Namespaces::NEWS), 2), (Namespaces::NONE, 0)] {
+            write_shard(&rows, spaces, &mut xml);
+            assert_eq!(xml.len() as u64, frame_bytes(spaces) + sizes as u64);
+            assert_eq!(String::from_utf8_lossy(&xml).matches("xmlns:").count(), declared);
+        }
         assert!(String::from_utf8(xml).unwrap().contains("<loc>https://a.example/1&amp;2</loc></url>\n"));
     }
 }

@@ -280,15 +280,8 @@ struct LastInput {
 
 /// Everything beside the input that decides what is written.
 fn settings(options: &Options, files_url: &str) -> String {
-    let zone = options.policy.lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
-    format!(
-        "{} {} {files_url} {zone:?} {:?} {:?} {}",
-        crate::row::ROW_FORMAT,
-        options.policy.base.as_str(),
-        options.limits,
-        options.packing,
-        options.level
-    )
+    let policy = options.policy.fingerprint();
+    format!("{policy} {files_url} {:?} {:?} {}", options.limits, options.packing, options.level)
 }
 
 fn size(path: &Path) -> Option<u64> {

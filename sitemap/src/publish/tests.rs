@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const BASE: &str = "https://a.example";
 const NOW_MS: i64 = 1_763_800_000_000;
-const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: xml::BYTES_MAX };
+const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: xml::BYTES_MAX, news_max: xml::NEWS_MAX };
 
 type Input = BTreeMap<u32, u32>;
 
@@ -95,7 +95,7 @@ fn crawl(files: &BTreeMap<String, Vec<u8>>) -> Option<Input> {
 }
 
 fn built(world: &World, input: &Input, work_dir: &Path) -> Built {
-    let policy = Policy { base: BaseUrl::parse(BASE).unwrap(), lastmod_zone: None, now_ms: NOW_MS };
+    let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);
     let options = Options { limits: LIMITS, level: 1, drop_percent_max: 100, ..Options::new(policy, "run") };
     let hash = |file: &str| world.files.get(file).map(|bytes| hex(xxh3_128(bytes)));
     let intact = |shard: &Shard| hash(&shard.file).as_deref() == Some(&shard.file_hash);

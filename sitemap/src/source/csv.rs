@@ -3,8 +3,8 @@
 //! One search for delimiter, line end or quote at a time finds every field; fields are slices of the read buffer, and
 //! only a field with doubled quotes is copied.
 
-use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError, find_columns};
-use crate::pages::{COLUMNS, RawPage};
+use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError};
+use crate::pages::RawPage;
 use memchr::{memchr, memchr_iter, memchr3};
 use std::io::Read;
 use std::path::Path;
@@ -28,6 +28,14 @@ enum Parsed {
     Garbled(usize),
 }
 
+/// What the first line says.
+struct Header {
+    /// The columns that are there, each with the place of its field.
+    columns: Vec<(usize, usize)>,
+    /// How many fields a row has.
+    width: usize,
+}
+
 struct Parser {
     delimiter: u8,
     fields: Vec<Field>,
@@ -44,7 +52,7 @@ pub(super) fn read<T: Sink>(
 ) -> Result<(), SourceError<T::Stop>> {
     let broken = |line, problem| SourceError::Broken { path: path.to_owned(), line, problem };
     let mut parser = Parser { delimiter, fields: Vec::new(), copies: Vec::new(), any_quoted: false };
-    let mut header: Option<([Option<usize>; COLUMNS.len()], usize)> = None;
+    let mut header: Option<Header> = None;
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut start, mut end, mut at_end, mut line) = (0, 0, false, 1_u64);
     loop {
@@ -76,16 +84,17 @@ pub(super) fn read<T: Sink>(
             Parsed::Short { in_quotes: false } => break,
         };
         let record = &buffer[start..start + record_end];
-        let Some((columns, width)) = header else {
+        let Some(header) = &header else {
             let names = parser.header(record);
-            let columns = find_columns(names.iter().map(String::as_str))
-                .map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
-            header = Some((columns, names.len()));
+            let places = sink.columns().places(names.iter().map(String::as_str));
+            let places = places.map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
+            let columns = places.iter().enumerate().filter_map(|(column, at)| Some((column, (*at)?))).collect();
+            header = Some(Header { columns, width: names.len() });
             line += count_lines(record);
             start += record_end;
             continue;
         };
-        give(&parser, record, line, garbled, (&columns, width), sink).map_err(SourceError::Stopped)?;
+        give(&parser, record, line, garbled, header, sink).map_err(SourceError::Stopped)?;
         line += if parser.any_quoted { count_lines(record) } else { 1 };
         start += record_end;
     }
@@ -103,7 +112,7 @@ fn give<T: Sink>(
     record: &[u8],
     line: u64,
     garbled: bool,
-    (columns, width): (&[Option<usize>; COLUMNS.len()], usize),
+    header: &Header,
     sink: &mut T,
 ) -> Result<(), T::Stop> {
     if garbled {
@@ -112,15 +121,13 @@ fn give<T: Sink>(
     if parser.fields.len() == 1 && !parser.any_quoted && parser.field(record, 0).is_empty() {
         return Ok(());
     }
-    if parser.fields.len() != width {
-        let detail = format!("{} fields, the first line has {width}", parser.fields.len());
+    if parser.fields.len() != header.width {
+        let detail = format!("{} fields, the first line has {}", parser.fields.len(), header.width);
         return sink.refuse(line, "row has another number of fields", record.trim_ascii_end(), &detail);
     }
     let mut page = RawPage { line, ..RawPage::default() };
-    for (value, column) in page.fields.iter_mut().zip(columns) {
-        if let Some(at) = column {
-            *value = parser.field(record, *at);
-        }
+    for (column, at) in &header.columns {
+        page.fields[*column] = parser.field(record, *at);
     }
     sink.page(&page)
 }

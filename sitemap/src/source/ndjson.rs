@@ -1,48 +1,77 @@
 //! NDJSON: one JSON object a line; numbers and booleans may stand where they make sense.
 
 use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError};
+use crate::columns::{COLUMNS, Column, Columns};
 use crate::pages::RawPage;
-use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-/// A value that may be text, a number or a boolean.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Scalar<'a> {
-    Flag(bool),
-    Number(serde_json::Number),
-    #[serde(borrow)]
-    Text(Cow<'a, str>),
-}
+/// The values of a line that have a column, as they stand there.
+type Values<'a> = [Option<&'a RawValue>; COLUMNS.len()];
 
-impl Scalar<'_> {
-    fn into_text(self) -> String {
-        match self {
-            Self::Flag(flag) => flag.to_string(),
-            Self::Number(number) => number.to_string(),
-            Self::Text(text) => text.into_owned(),
-        }
+/// Picks the columns out of an object.
+struct Pick<'c>(&'c Columns);
+
+impl<'de> DeserializeSeed<'de> for Pick<'_> {
+    type Value = Values<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct JsonPage<'a> {
-    loc: Option<String>,
-    lastmod: Option<String>,
-    changefreq: Option<String>,
-    #[serde(borrow)]
-    priority: Option<Scalar<'a>>,
-    #[serde(borrow)]
-    index: Option<Scalar<'a>>,
-    #[serde(borrow)]
-    status: Option<Scalar<'a>>,
+impl<'de> Visitor<'de> for Pick<'_> {
+    type Value = Values<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = Values::default();
+        while let Some(Name(name)) = map.next_key()? {
+            match self.0.find(&name) {
+                None => drop(map.next_value::<IgnoredAny>()?),
+                Some(column) => {
+                    if values[column].replace(map.next_value()?).is_some() {
+                        return Err(de::Error::custom(format!("{name} comes twice")));
+                    }
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// A name that is borrowed where it holds no escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What a value means as a field of `column`: text as it is, numbers and booleans where they make sense, and lists and
+/// objects as JSON, for the columns that are JSON.
+fn field<'a>(column: usize, value: &'a RawValue) -> Result<Cow<'a, str>, String> {
+    let json = value.get();
+    let scalar_too = ![Column::Loc, Column::Lastmod, Column::Changefreq].iter().any(|text| *text as usize == column);
+    let whole = column >= Column::Alternates as usize;
+    match json.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<Name<'a>>(json)
+            .map(|name| name.0)
+            .map_err(|error| format!("{}: {error}", COLUMNS[column])),
+        Some(b'n') => Ok(Cow::Borrowed("")),
+        Some(b'[' | b'{') if whole => Ok(Cow::Borrowed(json)),
+        Some(b't' | b'f' | b'-' | b'0'..=b'9') if scalar_too => Ok(Cow::Borrowed(json)),
+        _ => Err(format!("{} cannot be {}", COLUMNS[column], json.chars().take(40).collect::<String>())),
+    }
 }
 
 pub(super) fn read<T: Sink>(path: &Path, reader: &mut dyn Read, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
     let mut reader = BufReader::with_capacity(CHUNK_BYTES, reader);
     let mut text = Vec::new();
+    let columns = sink.columns();
     for line in 1.. {
         text.clear();
         let count = (&mut reader).take(ROW_BYTES_MAX as u64 + 1).read_until(b'\n', &mut text);
@@ -55,27 +84,30 @@ pub(super) fn read<T: Sink>(path: &Path, reader: &mut dyn Read, sink: &mut T) ->
         }
         let object = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text).trim_ascii();
         if !object.is_empty() {
-            give(object, line, sink).map_err(SourceError::Stopped)?;
+            give(&columns, object, line, sink).map_err(SourceError::Stopped)?;
         }
     }
     Ok(())
 }
 
-fn give<T: Sink>(object: &[u8], line: u64, sink: &mut T) -> Result<(), T::Stop> {
-    let page: JsonPage<'_> = match serde_json::from_slice(object) {
-        Ok(page) => page,
-        Err(error) => return sink.refuse(line, "line is not a JSON object of a page", object, &error.to_string()),
+fn give<T: Sink>(columns: &Columns, object: &[u8], line: u64, sink: &mut T) -> Result<(), T::Stop> {
+    const PROBLEM: &str = "line is not a JSON object of a page";
+    let mut reader = serde_json::Deserializer::from_slice(object);
+    let values = Pick(columns).deserialize(&mut reader).and_then(|values| reader.end().map(|()| values));
+    let values = match values {
+        Ok(values) => values,
+        Err(error) => return sink.refuse(line, PROBLEM, object, &error.to_string()),
     };
-    let text = |value: Option<Scalar<'_>>| value.map(Scalar::into_text).unwrap_or_default();
-    let fields = [
-        page.loc.unwrap_or_default(),
-        page.lastmod.unwrap_or_default(),
-        page.changefreq.unwrap_or_default(),
-        text(page.priority),
-        text(page.index),
-        text(page.status),
-    ];
-    sink.page(&RawPage { fields: fields.each_ref().map(String::as_bytes), line })
+    let mut texts: [Cow<'_, str>; COLUMNS.len()] = Default::default();
+    for (column, value) in values.iter().enumerate() {
+        if let Some(value) = value {
+            match field(column, value) {
+                Ok(text) => texts[column] = text,
+                Err(problem) => return sink.refuse(line, PROBLEM, object, &problem),
+            }
+        }
+    }
+    sink.page(&RawPage { fields: texts.each_ref().map(|text| text.as_bytes()), line })
 }
 
 #[cfg(test)]
@@ -84,7 +116,10 @@ mod tests {
     use crate::source::tests::Kept;
 
     fn parse(text: &[u8]) -> Kept {
-        let mut kept = Kept::default();
+        parse_with(text, Kept::default())
+    }
+
+    fn parse_with(text: &[u8], mut kept: Kept) -> Kept {
         read(Path::new("pages.ndjson"), &mut { text }, &mut kept).unwrap();
         kept
     }
@@ -97,11 +132,28 @@ mod tests {
              {\"loc\":\"/\\ud83d\\ude00\",\"priority\":\"1.0\"}"
                 .as_bytes(),
         );
-        let fields: Vec<_> = kept.pages.iter().map(|(line, f)| (*line, f.join("|"))).collect();
+        let fields: Vec<_> = kept.pages.iter().map(|(line, f)| (*line, f[..6].join("|"))).collect();
         assert_eq!(
             fields,
             [(1, "/café|2025-11-22||||".into()), (3, "/b|||0.5|false|404".into()), (4, "/😀|||1.0||".into())]
         );
+    }
+
+    #[test]
+    fn lists_and_objects_stay_json_and_columns_may_have_other_names() {
+        let columns = toml::from_str("loc = \"url\"\nimages = \"pictures\"").unwrap();
+        let kept = parse_with(
+            br#"{"url":"/a","pictures":["/a.jpg", "\u00e9"],"news":{"title":"x"},"loc":7,"group":12}
+                {"url":"/b","pictures":"[\"/b.jpg\"]","kind":["x"]}
+                {"url":"/c","pictures":5}
+                {"url":"/d","url":"/e"}
+                {"url":"/f"} {"url":"/g"}"#,
+            Kept { columns, ..Kept::default() },
+        );
+        assert_eq!(kept.refused.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4, 5], "{:?}", kept.refused);
+        let picked = |at: usize| [0, 8, 10, 12].map(|column| kept.pages[at].1[column].clone());
+        assert_eq!(picked(0), ["/a", "12", "[\"/a.jpg\", \"\\u00e9\"]", "{\"title\":\"x\"}"]);
+        assert_eq!(picked(1), ["/c", "", "5", ""]);
     }
 
     #[test]

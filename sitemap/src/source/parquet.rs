@@ -1,14 +1,16 @@
 //! Parquet, by columns: only those that are wanted are read, a batch of rows at a time.
 
-use super::{Sink, SourceError, find_columns};
+use super::nested::Nested;
+use super::{Sink, SourceError};
+use crate::columns::{COLUMNS, Column, Places};
 use crate::lastmod;
-use crate::pages::{COLUMNS, RawPage};
+use crate::pages::RawPage;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 use std::fs::File;
 use std::path::Path;
 
@@ -23,9 +25,20 @@ struct Texts {
 }
 
 impl Texts {
+    /// The text of row `at`; a column that is read a row at a time has only the one that is in hand, and one that
+    /// is not there has none.
     fn get(&self, at: usize) -> &[u8] {
+        if self.ends.is_empty() {
+            return &self.bytes;
+        }
         let start = if at == 0 { 0 } else { self.ends[at - 1] };
         &self.bytes[start..self.ends[at]]
+    }
+
+    /// Holds `text` alone.
+    fn replace(&mut self, text: &str) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(text.as_bytes());
     }
 }
 
@@ -50,32 +63,33 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
     };
     let reader = SerializedFileReader::new(file).map_err(|error| broken(0, error))?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
-    let columns = find_columns(schema.columns().iter().map(|column| column.name()))
-        .map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
+    let roots = schema.root_schema().get_fields();
+    let places = sink.columns().places(roots.iter().map(|root| root.name()));
+    let places = places.map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
+    let (flat, nested) = wanted(&schema, &places).map_err(|error| broken(0, error))?;
     let mut row = 0_u64;
     for group_at in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group_at).map_err(|error| broken(row, error))?;
         let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
-        let mut readers: [Option<(ColumnReader, &ColumnDescriptor)>; COLUMNS.len()] = Default::default();
-        for (reader, column) in readers.iter_mut().zip(columns) {
-            if let Some(at) = column {
-                let opened = group.get_column_reader(at).map_err(|error| broken(row, error))?;
-                *reader = Some((opened, schema.columns()[at].as_ref()));
-            }
+        let mut readers = Vec::new();
+        for (column, leaf) in &flat {
+            let opened = group.get_column_reader(*leaf).map_err(|error| broken(row, error))?;
+            readers.push((*column, opened, schema.columns()[*leaf].as_ref()));
         }
+        let nested = Nested::open(group.as_ref(), &schema, nested.clone());
+        let mut nested = nested.map_err(|error| broken(row, error))?;
         while left > 0 {
             let count = left.min(BATCH_ROWS);
             let mut texts: [Texts; COLUMNS.len()] = Default::default();
-            for (texts, reader) in texts.iter_mut().zip(&mut readers) {
-                match reader {
-                    Some((reader, descriptor)) => {
-                        read_texts(reader, descriptor, count, texts).map_err(|error| broken(row + 1, error))?;
-                    }
-                    None => texts.ends.resize(count, 0),
-                }
+            for (column, reader, descriptor) in &mut readers {
+                read_texts(reader, descriptor, count, &mut texts[*column]).map_err(|error| broken(row + 1, error))?;
             }
             for at in 0..count {
                 row += 1;
+                if let Some(nested) = &mut nested {
+                    let kept = nested.next(|column, json| texts[column].replace(json));
+                    kept.map_err(|error| broken(row, error))?;
+                }
                 let page = RawPage { fields: texts.each_ref().map(|texts| texts.get(at)), line: row };
                 sink.page(&page).map_err(SourceError::Stopped)?;
             }
@@ -83,6 +97,25 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Flat columns with the leaf that holds each, and nested ones with their root.
+type Wanted = (Vec<(usize, usize)>, Vec<(usize, TypePtr)>);
+
+fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetError> {
+    let (mut flat, mut nested) = (Vec::new(), Vec::new());
+    for (column, place) in places.iter().enumerate() {
+        let Some(root) = place.and_then(|at| schema.root_schema().get_fields().get(at)) else { continue };
+        if root.is_primitive() && root.get_basic_info().repetition() != Repetition::REPEATED {
+            let leaf = schema.columns().iter().position(|leaf| leaf.self_type() == root.as_ref());
+            flat.push((column, leaf.ok_or_else(|| ParquetError::General(format!("{} has no values", root.name())))?));
+        } else if column >= Column::Alternates as usize {
+            nested.push((column, root.clone()));
+        } else {
+            return Err(ParquetError::General(format!("column {} is a list: give one value a row", root.name())));
+        }
+    }
+    Ok((flat, nested))
 }
 
 fn read_texts(
@@ -126,9 +159,6 @@ fn each<D: DataType>(
     texts: &mut Texts,
     write: impl Fn(&D::T, &mut Vec<u8>),
 ) -> Result<(), ParquetError> {
-    if column.max_rep_level() > 0 {
-        return Err(ParquetError::General(format!("column {} is a list: give one value a row", column.name())));
-    }
     let nullable =
         column.max_def_level() > 0 || column.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
     let (mut values, mut levels) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -267,10 +297,10 @@ mod tests {
         let kept = parse(SCHEMA, BATCH_ROWS + 3, 1_763_800_000_000);
         assert_eq!(kept.pages.len(), 2 * (BATCH_ROWS + 3));
         assert_eq!(
-            kept.pages[0],
+            (kept.pages[0].0, kept.pages[0].1[..6].to_vec()),
             (1, ["/p/0/000000", "2025-11-22T08:26:40Z", "", "", "", "404"].map(String::from).to_vec())
         );
-        assert_eq!(kept.pages[1].1[1..], ["", "", "", "", ""].map(String::from));
+        assert!(kept.pages[1].1[1..].iter().all(String::is_empty));
         let (line, fields) = kept.pages.last().unwrap();
         assert_eq!((*line, fields[0].as_str()), (2 * (BATCH_ROWS as u64 + 3), "/p/1/004098"));
     }

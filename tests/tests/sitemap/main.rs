@@ -47,7 +47,7 @@ impl Fixture {
     }
 
     async fn build(&self, input: &Path) -> Result<Outcome, DirectoryError> {
-        let policy = Policy { base: BaseUrl::parse(BASE).unwrap(), lastmod_zone: None, now_ms: self.now_ms };
+        let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), self.now_ms);
         let options = Options {
             limits: self.limits,
             drop_percent_max: self.drop_percent_max,

@@ -77,7 +77,7 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
     );
     s3.create_bucket().bucket(BUCKET).send().await.unwrap();
     let input = fixture.write("pages.csv", &csv(rows));
-    let policy = Policy { base: BaseUrl::parse(BASE).unwrap(), lastmod_zone: None, now_ms: NOW_MS };
+    let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);
     let options = Options { limits: fixture.limits, ..Options::new(policy, "readers") };
     let standing = Standing { intact: &|_| false, strays: &[] };
     let work_dir = fixture.dir.path().join("work");

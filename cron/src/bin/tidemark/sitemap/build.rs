@@ -69,7 +69,7 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
     };
     let now_ms = Clock::system().now_ms();
     let limits = Limits { urls_target: args.target, ..Limits::default() };
-    let policy = Policy { base, lastmod_zone, now_ms };
+    let policy = Policy { lastmod_zone, ..Policy::new(base, now_ms) };
     let packing = if args.plain { Packing::Plain } else { Packing::Gzip };
     let options = Options {
         limits,
