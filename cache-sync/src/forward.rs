@@ -1,20 +1,19 @@
 //! Forward: passes each batch on to one target region, and feeds that region where it is behind.
 //!
 //! Promises: records go on unparsed and in order; a batch that is not applied whole fails whole, after its other lanes
-//! were applied, so that the mapping delivers it again; a lane is fed from its mark to the batch in hand by writes that
+//! were applied, so that the mapping delivers it again; a lane is fed from its mark to the stream's tip by writes that
 //! each name what they follow, or left alone where the stream cannot prove what lies between.
 
 mod copy;
+mod feed;
 mod meter;
 
 pub use copy::{Unobtainable, ValueCopier};
 
-use crate::event::{Event, EventRecord};
 use crate::invoke::{InvokeError, RegionClient};
 use crate::lane::Lane;
-use crate::position::Sequence;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer, Request};
-use crate::stream::{Identity, Range, Stream, StreamError};
+use crate::stream::{Identity, Stream, StreamError};
 use crate::values::ValueError;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -23,10 +22,6 @@ use tidemark_runtime::clock::Clock;
 
 /// Largest payload of a synchronous invocation, in bytes, with room for what forward adds.
 pub const PAYLOAD_BYTES_MAX: usize = 6_000_000;
-/// Fed records that go into one request, in bytes of base64.
-const FED_BYTES_MAX: usize = 4_000_000;
-/// What must be left of the invocation's time to begin another read or request.
-const TIME_RESERVE: Duration = Duration::from_secs(5);
 /// A mark this close to the end of the stream's retention is not fed from: records may go while they are read.
 /// (An invocation lasts 15 minutes at most.)
 const RETENTION_MARGIN_MS: i64 = 20 * 60_000;
@@ -210,23 +205,16 @@ impl Forward {
     fn sort_out(&self, answer: &ReplayAnswer) -> (BTreeMap<Lane, Behind>, Option<ForwardError>) {
         let (mut behind, mut refusal) = (BTreeMap::new(), None);
         for (lane, outcome) in &answer.lanes {
-            let region = self.region.region().to_owned();
+            let region = self.region.region();
             let refused = match outcome {
-                Outcome::Applied { .. } => None,
                 Outcome::Behind(found) => match self.why_not_feedable(found) {
-                    Some(why) => Some(ForwardError::NeedsResync { lane: *lane, region, why }),
+                    Some(why) => Some(ForwardError::NeedsResync { lane: *lane, region: region.to_owned(), why }),
                     None => {
                         behind.insert(*lane, found.clone());
                         None
                     }
                 },
-                Outcome::Held { holder } => Some(ForwardError::Held { lane: *lane, region, holder: holder.clone() }),
-                Outcome::Missing { objects } => {
-                    Some(ForwardError::Missing { lane: *lane, region, count: objects.len() })
-                }
-                Outcome::OldGeneration { generation } => {
-                    Some(ForwardError::OldGeneration { lane: *lane, region, newer: *generation })
-                }
+                other => refused(*lane, other, region),
             };
             refusal = refusal.or(refused);
         }
@@ -250,103 +238,17 @@ impl Forward {
             _ => None,
         }
     }
-
-    /// Reads the stream from the marks of the lanes that are behind up to the batch in hand, then joins them to it.
-    async fn feed(
-        &self,
-        event: &RawValue,
-        behind: BTreeMap<Lane, Behind>,
-        deadline: &impl Deadline,
-    ) -> Result<Counts, ForwardError> {
-        let firsts = first_sequences(event)?;
-        let mut ranges = BTreeMap::new();
-        let mut follows = BTreeMap::new();
-        for (lane, found) in &behind {
-            tracing::warn!(%lane, region = self.region.region(), reason = ?found.reason, mark = ?found.mark, "feeding");
-            if let Some(first) = firsts.get(lane) {
-                let from = found.mark.as_ref().map(|mark| mark.sequence.clone());
-                ranges.insert(*lane, Range { from, until: first.clone(), inclusive: false });
-            }
-            follows.insert(*lane, Follows { mark: found.mark.clone(), replication_id: found.replication_id.clone() });
-        }
-        let mut counts = Counts::default();
-        let mut reader = self.stream.reader(ranges).await?;
-        while let Some(page) = reader.page().await? {
-            for chunk in by_size(&page) {
-                self.check_time(behind.len(), deadline)?;
-                counts.add(self.feed_chunk(chunk, &mut follows).await?);
-            }
-            self.check_time(behind.len(), deadline)?;
-        }
-        let answer = self.deliver(event, follows.clone(), true).await?;
-        check_applied(&answer, follows.keys(), self.region.region())?;
-        counts.add(answer.counts);
-        Ok(counts)
-    }
-
-    async fn feed_chunk(
-        &self,
-        records: &[EventRecord<'static>],
-        follows: &mut BTreeMap<Lane, Follows>,
-    ) -> Result<Counts, ForwardError> {
-        let event =
-            serde_json::value::to_raw_value(&Event { records: records.to_vec() }).map_err(ForwardError::Event)?;
-        let lanes: Vec<Lane> =
-            records.iter().filter_map(|record| record.kinesis.partition_key.parse().ok().map(Lane)).collect();
-        let named: BTreeMap<Lane, Follows> =
-            follows.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(lane, f)| (*lane, f.clone())).collect();
-        let answer = self.deliver(&event, named, false).await?;
-        check_applied(&answer, &lanes, self.region.region())?;
-        self.meter.fed(records.len());
-        for (lane, outcome) in &answer.lanes {
-            if let (Outcome::Applied { mark }, Some(follows)) = (outcome, follows.get_mut(lane)) {
-                follows.mark.clone_from(mark);
-            }
-        }
-        Ok(answer.counts)
-    }
-
-    fn check_time(&self, lanes: usize, deadline: &impl Deadline) -> Result<(), ForwardError> {
-        if deadline.left() > TIME_RESERVE {
-            return Ok(());
-        }
-        Err(ForwardError::OutOfTime { lanes, region: self.region.region().to_owned() })
-    }
 }
 
-fn check_applied<'l>(
-    answer: &ReplayAnswer,
-    lanes: impl IntoIterator<Item = &'l Lane>,
-    region: &str,
-) -> Result<(), ForwardError> {
-    for lane in lanes {
-        match answer.lanes.get(lane) {
-            Some(Outcome::Applied { .. }) => {}
-            Some(Outcome::Held { holder }) => {
-                return Err(ForwardError::Held { lane: *lane, region: region.to_owned(), holder: holder.clone() });
-            }
-            // The stream was read from the mark on, so the heartbeat was lost before it.
-            Some(Outcome::Behind(Behind { reason: Reason::BrokenChain, .. })) => {
-                let why = "a heartbeat is missing on the stream behind its mark";
-                return Err(ForwardError::NeedsResync { lane: *lane, region: region.to_owned(), why });
-            }
-            _ => return Err(ForwardError::Overtaken { lane: *lane, region: region.to_owned() }),
-        }
+/// Why a lane that is not behind did not take what it was sent, if it did not.
+fn refused(lane: Lane, outcome: &Outcome, region: &str) -> Option<ForwardError> {
+    let region = region.to_owned();
+    match outcome {
+        Outcome::Applied { .. } | Outcome::Behind(_) => None,
+        Outcome::Held { holder } => Some(ForwardError::Held { lane, region, holder: holder.clone() }),
+        Outcome::Missing { objects } => Some(ForwardError::Missing { lane, region, count: objects.len() }),
+        Outcome::OldGeneration { generation } => Some(ForwardError::OldGeneration { lane, region, newer: *generation }),
     }
-    Ok(())
-}
-
-/// Each lane's first sequence number in the event.
-fn first_sequences(event: &RawValue) -> Result<BTreeMap<Lane, Sequence>, ForwardError> {
-    let event = Event::from_json(event.get()).map_err(ForwardError::Event)?;
-    let mut firsts = BTreeMap::new();
-    for record in &event.records {
-        let lane = record.kinesis.partition_key.parse().ok().map(Lane);
-        if let (Some(lane), Ok(sequence)) = (lane, record.kinesis.sequence_number.parse()) {
-            firsts.entry(lane).or_insert(sequence);
-        }
-    }
-    Ok(firsts)
 }
 
 /// The event in as many parts as fit an invocation, in order; almost always the event itself, untouched.
@@ -383,25 +285,10 @@ fn split(event: &RawValue) -> Result<Vec<std::borrow::Cow<'_, RawValue>>, Forwar
     Ok(parts)
 }
 
-/// Cuts fed records into requests of bounded size, at least one record each.
-fn by_size<'p>(page: &'p [EventRecord<'static>]) -> impl Iterator<Item = &'p [EventRecord<'static>]> {
-    let mut rest = page;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|record| {
-            let fits = bytes == 0 || bytes + record.kinesis.data.len() <= FED_BYTES_MAX;
-            bytes += record.kinesis.data.len().max(1);
-            fits
-        });
-        let (chunk, behind) = rest.split_at(fits.count());
-        rest = behind;
-        (!chunk.is_empty()).then_some(chunk)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
 
     fn event(records: usize, data: &str) -> Box<RawValue> {
         let record = |n: usize| {
@@ -434,18 +321,5 @@ mod tests {
             sequences.extend(parsed.records.iter().map(|record| record.kinesis.sequence_number.to_string()));
         }
         assert_eq!(sequences, (1..=10).map(|n| n.to_string()).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_first_record_of_each_lane_is_found() {
-        let firsts = first_sequences(&event(5, "AA==")).unwrap();
-        assert_eq!(firsts[&Lane(1)].as_str(), "1");
-        assert_eq!(firsts[&Lane(0)].as_str(), "2");
-    }
-
-    #[test]
-    fn what_is_not_a_mapping_event_is_an_error() {
-        let event = RawValue::from_string("{\"hello\":1}".into()).unwrap();
-        assert!(matches!(first_sequences(&event), Err(ForwardError::Event(_))));
     }
 }

@@ -63,7 +63,8 @@ pub struct Replay<'a> {
     /// For lanes being fed: the exact record that this batch follows. Other lanes must be ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub follows: BTreeMap<Lane, Follows>,
-    /// Whether the lanes in `follows` are joined by this batch to what the mapping delivers, and so become ready.
+    /// Whether the lanes in `follows` become ready: the stream was read on to its tip behind the marks that they name.
+    /// A lane may be joined by a batch that holds nothing of it.
     #[serde(default)]
     pub join: bool,
     /// Objects that changes refer to and that cannot be had, with the reason: such a change is refused.

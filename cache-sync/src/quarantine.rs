@@ -7,9 +7,9 @@
 use crate::change::{Change, Producer, Refused};
 use crate::event::EventRecord;
 use crate::lane::{Lane, Lanes};
-use crate::position::{Position, SEQUENCE_DIGITS_MAX, Sequence};
+use crate::position::{Position, Sequence};
 use crate::record::{self, Content, Undecodable};
-use crate::stream::{Range, Stream, StreamError};
+use crate::stream::{End, Range, Stream, StreamError};
 use aws_sdk_kinesis::error::DisplayErrorContext;
 use aws_sdk_kinesis::primitives::Blob;
 use serde::{Deserialize, Serialize};
@@ -198,8 +198,8 @@ impl Retry {
     ) -> Result<Position, RetryError> {
         let begun_ms = self.clock.now_ms();
         let stream = Stream::new(self.kinesis.clone(), &self.stream, self.clock.clone());
-        let end = until.cloned().unwrap_or_else(largest);
-        let range = Range { from: Some(after.sequence.clone()), until: end, inclusive: false };
+        let end = until.cloned().map_or(End::Tip, End::Before);
+        let range = Range { from: Some(after.sequence.clone()), until: end };
         let mut reader = stream.reader(BTreeMap::from([(lane, range)])).await?;
         let (mut last, mut found) = (after.clone(), false);
         while let Some(page) = reader.page().await? {
@@ -249,11 +249,6 @@ fn check_record(record: &EventRecord<'_>, key: &[u8], after: &Position, sequence
 
 fn undecodable(at: Position, after: &Position) -> Result<(), RetryError> {
     if at > *after { Err(RetryError::LaterUndecodable(at)) } else { Ok(()) }
-}
-
-/// No record stands behind this.
-fn largest() -> Sequence {
-    "9".repeat(SEQUENCE_DIGITS_MAX).parse().unwrap_or_else(|_| unreachable!("a number of that many digits"))
 }
 
 #[cfg(test)]

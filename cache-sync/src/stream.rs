@@ -70,16 +70,42 @@ pub struct Identity {
 pub struct Range {
     /// From this record on, itself included (a mark may stand in the middle of its record); `None`: from the start.
     pub from: Option<Sequence>,
-    /// Up to this record.
-    pub until: Sequence,
-    /// Whether the record at `until` is wanted too.
-    pub inclusive: bool,
+    /// Where it ends.
+    pub until: End,
+}
+
+/// Where a part of a lane ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Before this record.
+    Before(Sequence),
+    /// With this record.
+    At(Sequence),
+    /// At the stream's tip: everything that was stored before the reader was made is read.
+    Tip,
+}
+
+impl End {
+    /// The record at which the end shows.
+    fn sequence(&self) -> Option<&Sequence> {
+        match self {
+            End::Before(sequence) | End::At(sequence) => Some(sequence),
+            End::Tip => None,
+        }
+    }
+
+    fn is_behind(&self, sequence: &Sequence) -> bool {
+        match self {
+            End::Before(end) => sequence < end,
+            End::At(end) => sequence <= end,
+            End::Tip => true,
+        }
+    }
 }
 
 impl Range {
     fn holds(&self, sequence: &Sequence) -> bool {
-        self.from.as_ref().is_none_or(|from| sequence >= from)
-            && (sequence < &self.until || self.inclusive && sequence == &self.until)
+        self.from.as_ref().is_none_or(|from| sequence >= from) && self.until.is_behind(sequence)
     }
 }
 
@@ -197,7 +223,8 @@ impl ShardSpan {
     fn concerns(&self, lane: Lane, range: &Range) -> bool {
         let hash = partition_hash(lane);
         let before = self.ends.as_ref().zip(range.from.as_ref()).is_some_and(|(ends, from)| ends < from);
-        self.hashes.0 <= hash && hash <= self.hashes.1 && !before && self.starts <= range.until
+        let behind = range.until.sequence().is_some_and(|until| self.starts > *until);
+        self.hashes.0 <= hash && hash <= self.hashes.1 && !before && !behind
     }
 }
 
@@ -252,14 +279,16 @@ impl Reader<'_> {
             let Some((lane, range)) = lane.and_then(|lane| self.ranges.get(&lane).map(|range| (lane, range))) else {
                 continue;
             };
-            if sequence >= range.until {
+            if range.until.sequence().is_some_and(|until| sequence >= *until) {
                 current.open.retain(|open| *open != lane);
             }
             if range.holds(&sequence) {
                 page.push(event_record(&current.shard, record));
             }
         }
-        let at_tip = answer.records().is_empty() && answer.millis_behind_latest().unwrap_or(0) == 0;
+        // A page may be empty before the tip, and hold records at it. A full one is followed by another in any case.
+        let is_full = answer.records().len() >= RECORDS_MAX.unsigned_abs() as usize;
+        let at_tip = !is_full && answer.millis_behind_latest().unwrap_or(0) == 0;
         if let Some(next) = answer.next_shard_iterator
             && !current.open.is_empty()
             && !at_tip
@@ -299,9 +328,11 @@ mod tests {
     #[test]
     fn a_range_holds_the_record_of_its_mark_and_ends_as_told() {
         let number = |text: &str| text.parse::<Sequence>().unwrap();
-        let range = Range { from: Some(number("5")), until: number("9"), inclusive: false };
+        let range = Range { from: Some(number("5")), until: End::Before(number("9")) };
         assert!(!range.holds(&number("4")) && range.holds(&number("5")) && !range.holds(&number("9")));
-        assert!(Range { inclusive: true, ..range }.holds(&number("9")));
+        let range = Range { until: End::At(number("9")), ..range };
+        assert!(range.holds(&number("9")) && !range.holds(&number("10")));
+        assert!(Range { until: End::Tip, ..range }.holds(&number("10")));
     }
 
     #[test]
@@ -309,10 +340,13 @@ mod tests {
         let number = |text: &str| text.parse::<Sequence>().unwrap();
         let mut span =
             ShardSpan { id: "s".into(), hashes: (0, u128::MAX), starts: number("1"), ends: Some(number("4")) };
-        let range = Range { from: Some(number("5")), until: number("9"), inclusive: false };
+        let range = Range { from: Some(number("5")), until: End::Before(number("9")) };
         assert!(!span.concerns(Lane(0), &range));
         span.ends = None;
         assert!(span.concerns(Lane(0), &range));
+        span.starts = number("10");
+        assert!(!span.concerns(Lane(0), &range));
+        assert!(span.concerns(Lane(0), &Range { until: End::Tip, ..range.clone() }));
         span.hashes = (0, 1);
         assert!(!span.concerns(Lane(0), &range));
     }

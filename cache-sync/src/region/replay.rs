@@ -49,6 +49,10 @@ impl Region {
         let data = BatchData::new(&event);
         let mut batch = Batch::decode(&data, self.settings.lanes)?;
         batch.refuse_unobtainable(&request.unobtainable);
+        // The last write of a feed speaks of lanes of which it carries nothing.
+        for lane in request.follows.keys() {
+            batch.lanes.entry(*lane).or_default();
+        }
         self.replay_batch(&batch, request).await
     }
 

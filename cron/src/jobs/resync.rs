@@ -21,7 +21,7 @@ use tidemark_cache_sync::lane::Lane;
 use tidemark_cache_sync::position::{Position, Sequence};
 use tidemark_cache_sync::protocol::{HeldLane, Listing, Load, Loaded, Part as ObjectPart, Request};
 use tidemark_cache_sync::snapshot::Manifest;
-use tidemark_cache_sync::stream::{Range, StreamError};
+use tidemark_cache_sync::stream::{End, Range, StreamError};
 
 /// What must be left of the invocation's time to begin another lane.
 const LANE_RESERVE: Duration = Duration::from_secs(60);
@@ -164,7 +164,7 @@ async fn write_tail(
 ) -> anyhow::Result<Option<String>> {
     let Some(until) = until.filter(|until| start.as_ref() != Some(*until)) else { return Ok(None) };
     let from = start.map(|start| start.sequence);
-    let range = Range { from, until: until.sequence.clone(), inclusive: true };
+    let range = Range { from, until: End::At(until.sequence.clone()) };
     let mut reader = context.cron.stream.reader(BTreeMap::from([(lane, range)])).await?;
     let (mut tail, mut last) = (Vec::new(), None::<Sequence>);
     while let Some(page) = reader.page().await? {

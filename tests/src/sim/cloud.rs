@@ -2,7 +2,7 @@
 //! first; one whose caller is gone, or was told of a time-out, may still have its effect.
 
 use super::calls::{Calls, Fate, Hop};
-use super::kinesis::{Owner, Stream};
+use super::kinesis::{Owner, Stream, number};
 use super::region::SimRegion;
 use super::time::WorldTime;
 use aws_config::retry::RetryConfig;
@@ -20,6 +20,7 @@ use aws_smithy_runtime_api::http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,10 +43,15 @@ pub(super) struct Cloud {
     handlers: mpsc::UnboundedSender<(Way, HttpRequest, Tell)>,
 }
 
+/// The last record that a reader is shown; shared with who moves it.
+pub(super) type Tip = Arc<AtomicU64>;
+
 /// One client's way into the cloud.
 #[derive(Clone)]
 enum Service {
     Kinesis(Owner),
+    /// Known-bad: the stream seems to end here.
+    Reader(Tip),
     Lambda(Arc<SimRegion>),
     Storage,
 }
@@ -79,6 +85,11 @@ impl Cloud {
     /// A Kinesis client that stores as `owner`.
     pub(super) fn kinesis(&self, owner: Owner) -> aws_sdk_kinesis::Client {
         aws_sdk_kinesis::Client::new(&self.config(Service::Kinesis(owner)))
+    }
+
+    /// A Kinesis client that is told of a tip at the record `tip`.
+    pub(super) fn kinesis_up_to(&self, tip: &Tip) -> aws_sdk_kinesis::Client {
+        aws_sdk_kinesis::Client::new(&self.config(Service::Reader(Arc::clone(tip))))
     }
 
     /// A Lambda client that reaches `region`.
@@ -169,8 +180,8 @@ impl Way {
 
     fn describe(&self, request: &HttpRequest) -> (Hop, String) {
         match &self.service {
-            Service::Kinesis(owner) => {
-                let operation = operation(request);
+            Service::Kinesis(_) | Service::Reader(_) => {
+                let (operation, owner) = (operation(request), self.owner());
                 let hop = if operation.starts_with("Put") { Hop::Put } else { Hop::Read };
                 (hop, format!("{operation} {owner:?}"))
             }
@@ -181,7 +192,7 @@ impl Way {
 
     fn refusal(&self, status: u16, lambda: &str, kinesis: &str) -> Answer {
         match &self.service {
-            Service::Kinesis(_) => {
+            Service::Kinesis(_) | Service::Reader(_) => {
                 let status = if status == 429 { 400 } else { status };
                 Answer::error(status, kinesis)
             }
@@ -193,15 +204,7 @@ impl Way {
     async fn effect(&self, request: &HttpRequest, stored: u64) -> Answer {
         let body = request.body().bytes().unwrap_or_default();
         match &self.service {
-            Service::Kinesis(owner) => {
-                let now_ms = self.cloud.time.now_ms();
-                let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
-                let mut stream = self.cloud.stream.lock().unwrap_or_else(PoisonError::into_inner);
-                match stream.answer(operation(request), &parsed, *owner, stored, now_ms) {
-                    Ok(answer) => Answer::ok(answer.to_string().into_bytes()),
-                    Err(exception) => Answer::error(400, exception),
-                }
-            }
+            Service::Kinesis(_) | Service::Reader(_) => self.stream_effect(operation(request), body, stored),
             Service::Lambda(region) => match region.invoke(String::from_utf8_lossy(body).into_owned()).await {
                 Ok(answer) => Answer::ok(answer.to_string().into_bytes()),
                 Err(message) => {
@@ -211,6 +214,26 @@ impl Way {
                 }
             },
             Service::Storage => self.object(request, body),
+        }
+    }
+
+    /// In whose name the client stores.
+    fn owner(&self) -> Owner {
+        if let Service::Kinesis(owner) = &self.service { *owner } else { Owner::Foreign }
+    }
+
+    fn stream_effect(&self, operation: &str, body: &[u8], stored: u64) -> Answer {
+        let now_ms = self.cloud.time.now_ms();
+        let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+        let mut stream = self.cloud.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match stream.answer(operation, &parsed, self.owner(), stored, now_ms) {
+            Ok(mut answer) => {
+                if let Service::Reader(tip) = &self.service {
+                    end_at(&mut answer, tip.load(Ordering::Relaxed));
+                }
+                Answer::ok(answer.to_string().into_bytes())
+            }
+            Err(exception) => Answer::error(400, exception),
         }
     }
 
@@ -237,6 +260,16 @@ impl Way {
                 None => Answer::xml_error(404, "NoSuchKey"),
             },
         }
+    }
+}
+
+/// Known-bad: what GetRecords answered, as if the record `tip` were the newest.
+fn end_at(answer: &mut Value, tip: u64) {
+    let Some(records) = answer["Records"].as_array_mut() else { return };
+    let all = records.len();
+    records.retain(|record| record["SequenceNumber"].as_str().and_then(number).is_some_and(|number| number <= tip));
+    if records.len() < all {
+        answer["MillisBehindLatest"] = json!(0);
     }
 }
 

@@ -181,7 +181,7 @@ impl Stream {
             "PutRecord" => Ok(self.put_one(request, owner, now_ms)),
             "PutRecords" => Ok(self.put_many(request, owner, stored, now_ms)),
             "DescribeStreamSummary" => Ok(self.describe()),
-            "ListShards" => Ok(self.list(request, now_ms)),
+            "ListShards" => self.list(request, now_ms),
             "GetShardIterator" => self.iterator(request, now_ms),
             "GetRecords" => self.read(request, now_ms),
             _ => Err("InvalidArgumentException"),
@@ -224,8 +224,12 @@ impl Stream {
     }
 
     /// Shards in pages of two; a closed one goes when all it held is too old.
-    fn list(&self, request: &Value, now_ms: i64) -> Value {
+    fn list(&self, request: &Value, now_ms: i64) -> Result<Value, &'static str> {
         let from: usize = text(request, "NextToken").parse().unwrap_or(0);
+        // A token of the stream that had this name before.
+        if from > self.shards.len() {
+            return Err("ExpiredNextTokenException");
+        }
         let until = (from + 2).min(self.shards.len());
         let there = |shard: &&Shard| shard.ends.is_none() || shard.closed_ms >= now_ms - RETENTION_MS;
         let shown = |shard: &Shard| {
@@ -242,7 +246,7 @@ impl Stream {
         if until < self.shards.len() {
             answer["NextToken"] = json!(until.to_string());
         }
-        answer
+        Ok(answer)
     }
 
     fn iterator(&self, request: &Value, now_ms: i64) -> Result<Value, &'static str> {

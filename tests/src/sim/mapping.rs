@@ -1,14 +1,16 @@
 //! An event source mapping by the documented rules: one batch of a shard in flight, in order, parents before their
 //! children, a batch that failed again and again; and the real forward behind it.
 
+use super::Variant;
 use super::calls::Calls;
-use super::cloud::Cloud;
+use super::cloud::{Cloud, Tip};
 use super::kinesis::{Owner, Record, Stream};
 use super::region::SimRegion;
 use super::time::WorldTime;
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemark_cache_sync::forward::{Deadline, Forward, ForwardError};
@@ -45,7 +47,13 @@ pub(super) struct Mapping {
     /// Per shard: the first record that is not acknowledged.
     next: BTreeMap<usize, usize>,
     in_flight: BTreeMap<usize, Delivery>,
-    warm: Arc<Mutex<Vec<Forward>>>,
+    warm: Arc<Mutex<Vec<Instance>>>,
+}
+
+/// One instance of forward. The last record of the batch in hand is known-bad knowledge.
+struct Instance {
+    forward: Forward,
+    in_hand: Tip,
 }
 
 struct Delivery {
@@ -131,6 +139,7 @@ impl Mapping {
             return String::from("nothing");
         }
         let event = event(&held.id, &held.records[from..until]);
+        let last = held.records[until - 1].number;
         let ended = Arc::new(Mutex::new(None));
         let until_ms = now_ms + i64::try_from(budget.as_millis()).unwrap_or(i64::MAX);
         let deadline = Until { time: self.cloud.time.clone(), until_ms };
@@ -139,7 +148,7 @@ impl Mapping {
             Arc::clone(&self.region),
             self.generation,
             Arc::clone(&self.warm),
-            event,
+            (event, last),
             deadline,
             Arc::clone(&ended),
         ));
@@ -181,8 +190,8 @@ async fn forward(
     cloud: Cloud,
     region: Arc<SimRegion>,
     generation: u64,
-    warm: Arc<Mutex<Vec<Forward>>>,
-    event: Box<RawValue>,
+    warm: Arc<Mutex<Vec<Instance>>>,
+    (event, last): (Box<RawValue>, u64),
     deadline: Until,
     ended: Arc<Mutex<Option<Ended>>>,
 ) {
@@ -193,7 +202,8 @@ async fn forward(
     };
     let outcome = match outcome {
         Ok(instance) => {
-            let passed = instance.pass_on(&event, &deadline).await;
+            instance.in_hand.store(last, Ordering::Relaxed);
+            let passed = instance.forward.pass_on(&event, &deadline).await;
             warm.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
             match passed {
                 Ok(_) => Ended::Passed,
@@ -207,11 +217,17 @@ async fn forward(
     cloud.calls.progressed();
 }
 
-async fn new_forward(cloud: &Cloud, region: &Arc<SimRegion>, generation: u64) -> Result<Forward, String> {
+async fn new_forward(cloud: &Cloud, region: &Arc<SimRegion>, generation: u64) -> Result<Instance, String> {
     let clock = cloud.time.clock(0);
-    let stream = StreamReader::new(cloud.kinesis(Owner::Foreign), "tidemark", clock.clone());
+    let in_hand = Tip::default();
+    let kinesis = match region.variant {
+        Variant::FeedEndsAtBatch => cloud.kinesis_up_to(&in_hand),
+        _ => cloud.kinesis(Owner::Foreign),
+    };
+    let stream = StreamReader::new(kinesis, "tidemark", clock.clone());
     let client = RegionClient::new(cloud.lambda(region), region.name, "tidemark-cache-replay");
-    Forward::new(stream, generation, client, clock).await.map_err(|error| full_message(&error))
+    let forward = Forward::new(stream, generation, client, clock).await.map_err(|error| full_message(&error))?;
+    Ok(Instance { forward, in_hand })
 }
 
 /// The event of a batch.

@@ -14,6 +14,7 @@ mod changes;
 mod cloud;
 mod hop;
 mod kinesis;
+mod late;
 mod mapping;
 mod producers;
 mod reference;
@@ -46,11 +47,13 @@ pub enum Variant {
     NoHeartbeats,
     /// A fed chunk follows whatever mark is there.
     FeedRereadsMark,
+    /// A feed ends at the batch in hand, which may be an old one that comes late, and not at the stream's tip.
+    FeedEndsAtBatch,
 }
 
 impl Variant {
     /// The protocol as it is, then every known-bad variant.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sound,
         Self::MarksFirst,
         Self::RetryOvertakes,
@@ -59,6 +62,7 @@ impl Variant {
         Self::ReplicationIdPerNode,
         Self::NoHeartbeats,
         Self::FeedRereadsMark,
+        Self::FeedEndsAtBatch,
     ];
 
     /// The variant of this name, as `Debug` writes it.
@@ -102,9 +106,25 @@ impl Bench {
     /// # Errors
     /// What is wrong at the end, with the seed and the schedule that led there.
     pub fn run(&self, seed: u64, variant: Variant) -> Result<Summary, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("seed {seed}: no runtime: {error}"))?;
-        let world = world::run(seed, variant, &self.servers, self.directory.path());
-        tokio::task::LocalSet::new().block_on(&runtime, world)
+        in_one_thread(world::run(seed, variant, &self.servers, self.directory.path()))
     }
+
+    /// Runs the schedule in which a delivery that hung is the first to be fed after a failover, and returns what the key
+    /// holds whose last change is `new`.
+    ///
+    /// # Errors
+    /// Where the schedule does not run to its end.
+    pub fn late_delivery(&self, variant: Variant) -> Result<String, String> {
+        let run = async {
+            let held = late::run(variant, &self.servers[0], self.directory.path()).await;
+            held.map_err(|error| format!("{error:#}"))
+        };
+        in_one_thread(run)
+    }
+}
+
+fn in_one_thread<T>(run: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, run)
 }

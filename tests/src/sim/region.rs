@@ -37,7 +37,7 @@ pub(super) struct SimRegion {
     /// Warm instances of the function.
     warm: Mutex<Vec<Region>>,
     lanes: Lanes,
-    variant: Variant,
+    pub(super) variant: Variant,
     random: Mutex<Random>,
 }
 
