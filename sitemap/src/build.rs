@@ -4,6 +4,7 @@
 //! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
 
 use crate::canonical::HostsError;
+use crate::closure::{self, Circle, Meeting};
 use crate::columns::Columns;
 use crate::cut::{Cutter, Limits, Piece, Take};
 use crate::keys;
@@ -122,6 +123,9 @@ pub enum BuildError {
         /// The site asked for.
         new: String,
     },
+    /// Pages have versions in other languages, which takes more than one pass; build with [`Order::Unknown`].
+    #[error("rows with alternates or a group have to be sorted: give them without an order")]
+    Versions,
     /// The site's hosts are none.
     #[error(transparent)]
     Hosts(#[from] HostsError),
@@ -139,6 +143,14 @@ pub enum BuildError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl BuildError {
+    /// Whether the same rows can be built with [`Order::Unknown`].
+    #[must_use]
+    pub fn wants_sorting(&self) -> bool {
+        matches!(self, Self::OutOfOrder | Self::Versions)
+    }
 }
 
 /// A file that is ready to be published.
@@ -211,10 +223,10 @@ pub fn from_files(
             })?;
             hashes.push(hash);
         }
-        Ok((build.finish()?, hashes))
+        Ok::<_, BuildError>((build.finish()?, hashes))
     };
     match pass(Order::Given) {
-        Err(BuildError::OutOfOrder) => pass(Order::Unknown),
+        Err(error) if error.wants_sorting() => pass(Order::Unknown),
         outcome => outcome,
     }
 }
@@ -240,6 +252,9 @@ pub struct Build<'a> {
     cutter: Cutter,
     stage: Stage<'a>,
     emitted: u64,
+    /// Whether any page has versions in other languages.
+    any_versions: bool,
+    sort_memory_bytes: usize,
 }
 
 impl<'a> Build<'a> {
@@ -274,6 +289,8 @@ impl<'a> Build<'a> {
             cutter: Cutter::new(options.limits, stage.previous.shards.clone()),
             stage,
             emitted: 0,
+            any_versions: false,
+            sort_memory_bytes: options.sort_memory_bytes,
         })
     }
 
@@ -282,8 +299,18 @@ impl<'a> Build<'a> {
     /// # Errors
     /// A [`BuildError`], above all where no page is left.
     pub fn finish(mut self) -> Result<Built, BuildError> {
-        if let Some(sorter) = self.sorter.take() {
+        if let Some(mut sorter) = self.sorter.take() {
+            if self.any_versions {
+                sorter = self.meet(sorter)?;
+            }
             sorter.drain(|row| {
+                if let Some(links) = Row::first(row).filter(|row| row.note().is_some()) {
+                    // Links come after the rows of their page, of which the best waits.
+                    if Row::first(&self.pending).is_some_and(|page| page.loc() == links.loc()) {
+                        closure::link(&mut self.pending, &links);
+                    }
+                    return Ok(());
+                }
                 self.row.clear();
                 self.row.extend_from_slice(row);
                 self.place()
@@ -298,6 +325,30 @@ impl<'a> Build<'a> {
             return Err(BuildError::Empty(report.input, Box::new(report)));
         }
         self.stage.finish(report)
+    }
+
+    /// Puts versions together: gives the rows of `sorter` again, each followed by its links.
+    fn meet(&mut self, sorter: Sorter) -> Result<Sorter, BuildError> {
+        let Self { gate, stage, sort_memory_bytes, .. } = self;
+        let work_dir = stage.staging.parent().unwrap_or(&stage.staging).to_owned();
+        let rejects = stage.staging.with_file_name(keys::REJECTS);
+        let mut tell = |reason: &'static str, loc: &[u8]| gate.version_dropped(reason, loc).map_err(io_error(&rejects));
+        let mut linked = Sorter::new(work_dir.clone(), *sort_memory_bytes / 2);
+        let mut meeting = Meeting::new(Sorter::new(work_dir, *sort_memory_bytes / 2));
+        sorter.drain(|bytes| {
+            let Some(row) = Row::first(bytes) else { return Ok(()) };
+            if row.note().is_none() {
+                linked.push(bytes)?;
+            }
+            meeting.take::<BuildError>(&row, &mut tell)
+        })?;
+        let mut circle = Circle::new();
+        meeting.finish::<BuildError>(&mut tell)?.drain(|bytes| match Row::first(bytes) {
+            Some(row) => circle.take::<BuildError>(&row, &mut linked, &mut tell),
+            None => Ok(()),
+        })?;
+        circle.close::<BuildError>(&mut linked, &mut tell)?;
+        Ok(linked)
     }
 
     /// Takes `self.row`: keeps the better of two with one loc, and sends on what no later row can replace.
@@ -350,10 +401,22 @@ impl Sink for Build<'_> {
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
         match self.gate.admit(page, &mut self.row) {
             Ok(false) => Ok(()),
-            Ok(true) => match &mut self.sorter {
-                Some(sorter) => Ok(sorter.push(&self.row)?),
-                None => self.place(),
-            },
+            Ok(true) => {
+                let versions = self.gate.versions();
+                match &mut self.sorter {
+                    Some(sorter) => {
+                        if versions.key.is_some()
+                            && let Some(row) = Row::first(&self.row)
+                        {
+                            self.any_versions = true;
+                            closure::state(row.loc(), versions, sorter)?;
+                        }
+                        Ok(sorter.push(&self.row)?)
+                    }
+                    None if versions.key.is_some() => Err(BuildError::Versions),
+                    None => self.place(),
+                }
+            }
             Err(error) => Err(self.rejects_error()(error)),
         }
     }

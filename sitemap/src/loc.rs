@@ -170,6 +170,15 @@ impl BaseUrl {
         Ok(())
     }
 
+    /// The host of an absolute address, whatever it is.
+    pub(crate) fn host_of(&self, loc: &[u8]) -> Result<Self, LocFault> {
+        let text = std::str::from_utf8(trim_spaces(loc)).map_err(|_| LocFault::NotUtf8)?;
+        let (scheme, after) = absolute(text).ok_or(LocFault::NotAnAddress)?;
+        let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
+        let scheme = scheme.unwrap_or_else(|| self.scheme());
+        Self::parse(&format!("{scheme}://{}", &after[..end])).map_err(|_| LocFault::NotAnAddress)
+    }
+
     fn scheme(&self) -> &str {
         self.origin.split(':').next().unwrap_or_default()
     }

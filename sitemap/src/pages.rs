@@ -4,6 +4,9 @@
 
 use crate::canonical::{Addresses, Canonical, HostsError};
 use crate::columns::{Column, Columns};
+use crate::extension::Extensions;
+use crate::extension::news::{Publication, State};
+use crate::extension::versions::Versions;
 use crate::lastmod::{self, LastmodFault};
 use crate::loc::BaseUrl;
 use crate::report::{Ledger, Outcome};
@@ -46,6 +49,8 @@ pub struct Policy {
     pub canonical: Canonical,
     /// Which rows belong to the sitemap.
     pub select: Select,
+    /// What news articles have in common.
+    pub news: Publication,
     /// What the columns are called in the input.
     pub columns: Columns,
 }
@@ -61,6 +66,7 @@ impl Policy {
             hosts: Vec::new(),
             canonical: Canonical::default(),
             select: Select::default(),
+            news: Publication::default(),
             columns: Columns::default(),
         }
     }
@@ -69,11 +75,11 @@ impl Policy {
     /// part of it only where rows are selected by it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, columns } = self;
+        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, news, columns } = self;
         let zone = lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
         let now_ms = select.depends_on_time().then_some(now_ms);
         format!(
-            "{} {} {zone:?} {now_ms:?} {hosts:?} {canonical:?} {select:?} {columns:?}",
+            "{} {} {zone:?} {now_ms:?} {hosts:?} {canonical:?} {select:?} {news:?} {columns:?}",
             row::ROW_FORMAT,
             base.as_str()
         )
@@ -85,6 +91,7 @@ impl Policy {
 pub struct Gate {
     policy: Policy,
     addresses: Addresses,
+    extensions: Extensions,
     /// The day after tomorrow, as text: a date that is not before it is in the future in every zone.
     future_from: String,
     ledger: Ledger,
@@ -100,7 +107,8 @@ impl Gate {
         let addresses = Addresses::new(&policy.base, &policy.hosts, &policy.canonical)?;
         let future = jiff::Timestamp::from_millisecond(policy.now_ms.saturating_add(TWO_DAYS_MS));
         let future_from = future.map_or_else(|_| "9999-99-99".to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d")));
-        Ok(Self { policy, addresses, future_from, ledger })
+        let extensions = Extensions::new(policy.base.clone());
+        Ok(Self { policy, addresses, extensions, future_from, ledger })
     }
 
     /// What the columns of the input are called.
@@ -138,13 +146,59 @@ impl Gate {
             return Ok(false);
         }
         let (mut changefreq, mut priority) = (Changefreq::default(), &b""[..]);
-        if more {
+        self.extensions.clear();
+        if more || self.policy.select.news {
+            if self.extend(page, &out[row::HEADER_BYTES..loc_end])? {
+                return Ok(false);
+            }
             changefreq = self.changefreq(page)?;
             priority = self.priority(page)?;
             self.ledger.report.count_kind(page.field(Column::Kind));
         }
         row::finish(out, loc_end, entities, changefreq, priority);
+        if !self.extensions.xml.is_empty() {
+            row::extend(out, &self.extensions.xml, self.extensions.spaces);
+        }
         Ok(true)
+    }
+
+    /// What the page that was admitted last says of its versions in other languages.
+    pub(crate) fn versions(&self) -> &Versions {
+        &self.extensions.versions
+    }
+
+    /// Accounts for a version that was left out, of whatever row; `value` is its address.
+    ///
+    /// # Errors
+    /// Where the rejects file cannot be written.
+    pub(crate) fn version_dropped(&mut self, reason: &'static str, value: &[u8]) -> io::Result<()> {
+        self.ledger.note(Outcome::Dropped, reason, 0, value, "")
+    }
+
+    /// Reads the extensions of `page`; true where it is thereby not of this sitemap.
+    fn extend(&mut self, page: &RawPage<'_>, loc: &[u8]) -> io::Result<bool> {
+        self.extensions.read(page, loc, &self.addresses, &self.policy);
+        for fault in &self.extensions.faults {
+            self.ledger.note(Outcome::Dropped, fault.reason, page.line, fault.value.as_bytes(), "")?;
+        }
+        let given = page.field(Column::Loc);
+        let reason = match self.extensions.news {
+            State::None => "no news, and the sitemap is of news",
+            State::Old => "news is older than two days",
+            State::Recent => return Ok(false),
+        };
+        if self.policy.select.news {
+            self.ledger.note(Outcome::Excluded, reason, page.line, given, "")?;
+        } else if self.extensions.news == State::Old {
+            self.ledger.note(
+                Outcome::Flagged,
+                "news is older than two days and left out of its row",
+                page.line,
+                given,
+                "",
+            )?;
+        }
+        Ok(self.policy.select.news)
     }
 
     /// Accounts for a row that could not even be read: `value` is what stood there.

@@ -110,10 +110,43 @@ pub fn finish(out: &mut Vec<u8>, loc_end: usize, entities: bool, changefreq: Cha
 /// Gives the row in `out`, which [`finish`] completed and which has no extensions yet, the extensions `extra`: escaped
 /// XML that uses `spaces`, at most [`EXTRA_BYTES_MAX`] long.
 pub fn extend(out: &mut Vec<u8>, extra: &[u8], spaces: Namespaces) {
-    debug_assert!(out[7..HEADER_BYTES] == [0; 4] && extra.len() <= EXTRA_BYTES_MAX);
-    out[5] |= spaces.0 << 4;
+    debug_assert!(out[7..HEADER_BYTES] == [0; 4]);
+    replace_extra(out, extra, spaces);
+}
+
+/// The same for a row whose extensions were cut off.
+pub(crate) fn replace_extra(out: &mut Vec<u8>, extra: &[u8], spaces: Namespaces) {
+    debug_assert!(extra.len() <= EXTRA_BYTES_MAX);
+    out[5] = (out[5] & 0x0f) | (spaces.0 << 4);
     out[7..HEADER_BYTES].copy_from_slice(&u32::try_from(extra.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(extra);
+}
+
+/// What is noted about a page while the versions of pages are put together: such a record has the form of a row, so
+/// that it is sorted with them, and comes after every row of its loc, in this order. None is ever in a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// What the page says of itself.
+    Own = 12,
+    /// What some page says of it.
+    Says = 13,
+    /// Which page on another host it names.
+    Foreign = 14,
+    /// The links to its versions.
+    Links = 15,
+}
+
+/// Writes a note about `loc`, with the bytes of `parts`, to `out`, cleared first.
+pub(crate) fn note(out: &mut Vec<u8>, note: Note, loc: &[u8], parts: &[&[u8]]) {
+    begin(out);
+    out.extend_from_slice(loc);
+    out[0..2].copy_from_slice(&u16::try_from(loc.len()).unwrap_or(u16::MAX).to_le_bytes());
+    // More than entities can add to an address: this sorts behind every row.
+    out[2..4].copy_from_slice(&u16::MAX.to_le_bytes());
+    out[5] = note as u8;
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    out[7..HEADER_BYTES].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// A whole row, read from bytes that [`finish`] completed.
@@ -176,6 +209,17 @@ impl<'a> Row<'a> {
     #[must_use]
     pub fn extra(&self) -> &'a [u8] {
         &self.bytes[self.bytes.len() - self.extra_len..]
+    }
+
+    /// What the record notes, where it is no page.
+    pub(crate) fn note(&self) -> Option<Note> {
+        match self.bytes[5] & 0x0f {
+            12 => Some(Note::Own),
+            13 => Some(Note::Says),
+            14 => Some(Note::Foreign),
+            15 => Some(Note::Links),
+            _ => None,
+        }
     }
 
     /// The namespaces that the extensions use.
