@@ -1,7 +1,8 @@
 //! What replay costs, fence included, against plain pipelined SETs of the same changes by the same client.
 //!
-//! Prints one JSON object a line: `ratio` is our speed over theirs. Both sides run in turns in this process against the
-//! same server; medians count. Words on the command line choose benchmarks by name; `BENCH_CHANGES` and `BENCH_RUNS`
+//! Prints one JSON object a line: `ratio` is our speed over theirs, `cpu_us` what a change costs each side, the client's
+//! thread and the servers apart, which says more than time does where the machine is busy. Both sides run in turns in
+//! this process against a server each; medians count. Words on the command line choose benchmarks by name; `BENCH_CHANGES` and `BENCH_RUNS`
 //! change the size. It stands here and not in cache-sync because it starts servers.
 
 use futures::{StreamExt, TryStreamExt};
@@ -141,8 +142,54 @@ async fn make_ready(region: &Region, stream: &mut Stream) -> Result<(), Failure>
     Ok(())
 }
 
-/// How long the region takes for records, decoding left out.
-async fn replayed(region: &Region, records: &[Record]) -> Result<Duration, Failure> {
+/// What one run took.
+#[derive(Clone, Copy)]
+struct Spent {
+    took: Duration,
+    /// Processor time of this thread, which has the client.
+    client: Duration,
+    /// Processor time of the servers.
+    servers: Duration,
+}
+
+/// Measures from its making to [`Watch::spent`].
+struct Watch<'p> {
+    servers: &'p [u32],
+    began: Instant,
+    before: (Duration, Duration),
+}
+
+impl<'p> Watch<'p> {
+    fn start(servers: &'p [u32]) -> Result<Self, Failure> {
+        Ok(Self { servers, before: processor_times(servers)?, began: Instant::now() })
+    }
+
+    fn spent(self) -> Result<Spent, Failure> {
+        let took = self.began.elapsed();
+        let (client, servers) = processor_times(self.servers)?;
+        Ok(Spent { took, client: client - self.before.0, servers: servers - self.before.1 })
+    }
+}
+
+/// Processor time so far: of this thread, and of some processes' first threads.
+fn processor_times(servers: &[u32]) -> Result<(Duration, Duration), Failure> {
+    let of = |process: &str| -> Result<Duration, Failure> {
+        let text = std::fs::read_to_string(format!("/proc/{process}/schedstat"))?;
+        Ok(Duration::from_nanos(text.split(' ').next().ok_or("an empty schedstat")?.parse()?))
+    };
+    let servers = servers.iter().map(|process| of(&process.to_string())).sum::<Result<Duration, Failure>>()?;
+    Ok((of("self")?, servers))
+}
+
+async fn process_id(url: &str) -> Result<u32, Failure> {
+    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+    let id = info.lines().find_map(|line| line.strip_prefix("process_id:")).ok_or("INFO without process_id")?;
+    Ok(id.trim().parse()?)
+}
+
+/// What the region takes for records, decoding left out.
+async fn replayed(region: &Region, records: &[Record], servers: &[u32]) -> Result<Spent, Failure> {
     let json = batch::event(records).to_string();
     let event: Event<'_> = serde_json::from_str(&json)?;
     let data = BatchData::new(&event);
@@ -157,17 +204,17 @@ async fn replayed(region: &Region, records: &[Record]) -> Result<Duration, Failu
         unobtainable: BTreeMap::new(),
         event: &nothing,
     };
-    let began = Instant::now();
+    let watch = Watch::start(servers)?;
     let answer = region.replay_batch(&batch, &request).await?;
-    let took = began.elapsed();
+    let spent = watch.spent()?;
     match answer.lanes.values().find(|outcome| !matches!(outcome, Outcome::Applied { .. })) {
-        None => Ok(took),
+        None => Ok(spent),
         Some(outcome) => Err(format!("not applied: {outcome:?}").into()),
     }
 }
 
-/// How long plain pipelined SETs take on as many connections.
-async fn plain(url: &str, load: &Load, run: usize) -> Result<Duration, Failure> {
+/// What plain pipelined SETs take on as many connections.
+async fn plain(url: &str, load: &Load, run: usize, servers: &[u32]) -> Result<Spent, Failure> {
     let client = redis::Client::open(url)?;
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -175,7 +222,7 @@ async fn plain(url: &str, load: &Load, run: usize) -> Result<Duration, Failure> 
     }
     let lanes = load.by_lane(run);
     let at_ms = Clock::system().now_ms() + load.ttl_ms.unwrap_or(0);
-    let began = Instant::now();
+    let watch = Watch::start(servers)?;
     let chunks = lanes.values().flat_map(|changes| changes.chunks(CHUNK_CHANGES_MAX)).enumerate();
     futures::stream::iter(chunks)
         .map(|(number, chunk)| {
@@ -185,7 +232,7 @@ async fn plain(url: &str, load: &Load, run: usize) -> Result<Duration, Failure> 
         .buffer_unordered(CONNECTIONS)
         .try_collect::<Vec<()>>()
         .await?;
-    Ok(began.elapsed())
+    watch.spent()
 }
 
 fn sets(changes: &[(String, String)], load: &Load, at_ms: i64) -> Pipeline {
@@ -206,9 +253,10 @@ async fn flush(url: &str) -> Result<(), Failure> {
 
 async fn standalone(names: &[String; 2], load: &Load) -> Result<(), Failure> {
     let (ours, theirs) = (RedisServer::start()?, RedisServer::start()?);
+    let (our_server, their_server) = (process_id(&ours.url()).await?, process_id(&theirs.url()).await?);
     let region = region(&ours.url())?;
     let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
-    let mut times: [Vec<(Duration, Duration)>; 2] = Default::default();
+    let mut times: [Vec<(Spent, Spent)>; 2] = Default::default();
     for run in 0..load.runs {
         flush(&ours.url()).await?;
         flush(&theirs.url()).await?;
@@ -216,8 +264,8 @@ async fn standalone(names: &[String; 2], load: &Load) -> Result<(), Failure> {
         for (kind, times) in times.iter_mut().enumerate() {
             let run = run * 2 + kind;
             let records = load.records(&mut stream, run);
-            let plain = plain(&theirs.url(), load, run).await?;
-            times.push((replayed(&region, &records).await?, plain));
+            let plain = plain(&theirs.url(), load, run, &[their_server]).await?;
+            times.push((replayed(&region, &records, &[our_server]).await?, plain));
         }
     }
     for (name, times) in names.iter().zip(times) {
@@ -228,15 +276,16 @@ async fn standalone(names: &[String; 2], load: &Load) -> Result<(), Failure> {
 
 async fn already_applied(load: &Load) -> Result<(), Failure> {
     let (ours, theirs) = (RedisServer::start()?, RedisServer::start()?);
+    let (our_server, their_server) = (process_id(&ours.url()).await?, process_id(&theirs.url()).await?);
     let region = region(&ours.url())?;
     let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
     make_ready(&region, &mut stream).await?;
     let records = load.records(&mut stream, 0);
-    replayed(&region, &records).await?;
+    replayed(&region, &records, &[]).await?;
     let mut times = Vec::new();
     for _ in 0..load.runs {
-        let plain = plain(&theirs.url(), load, 0).await?;
-        times.push((replayed(&region, &records).await?, plain));
+        let plain = plain(&theirs.url(), load, 0, &[their_server]).await?;
+        times.push((replayed(&region, &records, &[our_server]).await?, plain));
     }
     print("replay/already_applied", load, &times, "plain pipelined SET");
     Ok(())
@@ -244,6 +293,10 @@ async fn already_applied(load: &Load) -> Result<(), Failure> {
 
 async fn cluster(load: &Load) -> Result<(), Failure> {
     let cluster = RedisCluster::start()?;
+    let mut servers = Vec::new();
+    for url in cluster.urls() {
+        servers.push(process_id(&url).await?);
+    }
     let region = region(&cluster.url())?;
     let connection = ClusterClient::new(cluster.urls())?.get_async_connection().await?;
     let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
@@ -251,20 +304,25 @@ async fn cluster(load: &Load) -> Result<(), Failure> {
     let mut times = Vec::new();
     for run in 0..load.runs {
         let records = load.records(&mut stream, run);
-        let plain = plain_by_slot(&connection, load, run).await?;
-        times.push((replayed(&region, &records).await?, plain));
+        let plain = plain_by_slot(&connection, load, run, &servers).await?;
+        times.push((replayed(&region, &records, &servers).await?, plain));
     }
     print("replay/cluster_100b", load, &times, "plain SETs in a pipeline for each slot");
     Ok(())
 }
 
-/// How long plain SETs take on a cluster, whose client takes pipelines of one slot.
-async fn plain_by_slot(connection: &ClusterConnection, load: &Load, run: usize) -> Result<Duration, Failure> {
+/// What plain SETs take on a cluster, whose client takes pipelines of one slot.
+async fn plain_by_slot(
+    connection: &ClusterConnection,
+    load: &Load,
+    run: usize,
+    servers: &[u32],
+) -> Result<Spent, Failure> {
     let mut slots: BTreeMap<u16, Vec<(String, String)>> = BTreeMap::new();
     for (key, value) in load.by_lane(run).into_values().flatten() {
         slots.entry(slot(key.as_bytes())).or_default().push((key, value));
     }
-    let began = Instant::now();
+    let watch = Watch::start(servers)?;
     futures::stream::iter(&slots)
         .map(|(slot, changes)| {
             let mut connection = connection.clone();
@@ -276,7 +334,7 @@ async fn plain_by_slot(connection: &ClusterConnection, load: &Load, run: usize) 
         .buffer_unordered(SLOTS_AT_ONCE)
         .try_collect::<Vec<_>>()
         .await?;
-    Ok(began.elapsed())
+    watch.spent()
 }
 
 /// Peak memory of replaying once, in a process of its own: what its program holds before is part of it.
@@ -356,17 +414,24 @@ async fn replay_a_reference() -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(name: &str, load: &Load, times: &[(Duration, Duration)], against: &str) {
+fn print(name: &str, load: &Load, times: &[(Spent, Spent)], against: &str) {
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let rate = median(times.iter().map(|(ours, _)| load.changes as f64 / ours.as_secs_f64()).collect());
-    let ratio = median(times.iter().map(|(ours, theirs)| theirs.as_secs_f64() / ours.as_secs_f64()).collect());
+    let rate = median(times.iter().map(|(ours, _)| load.changes as f64 / ours.took.as_secs_f64()).collect());
+    let ratio =
+        median(times.iter().map(|(ours, theirs)| theirs.took.as_secs_f64() / ours.took.as_secs_f64()).collect());
     let round = |value: f64| (value * 1_000.0).round() / 1_000.0;
+    let cpu_us = |part: fn(&(Spent, Spent)) -> Duration| {
+        round(median(times.iter().map(|run| part(run).as_secs_f64() * 1e6 / load.changes as f64).collect()))
+    };
     let line = json!({
         "name": name, "value": rate.round(), "unit": "changes/s", "ratio": round(ratio), "against": against,
-        "runs": times.len(),
+        "runs": times.len(), "cpu_us": {
+            "client": cpu_us(|(ours, _)| ours.client), "servers": cpu_us(|(ours, _)| ours.servers),
+            "their_client": cpu_us(|(_, theirs)| theirs.client), "their_servers": cpu_us(|(_, theirs)| theirs.servers),
+        },
     });
     print_line(&line);
 }

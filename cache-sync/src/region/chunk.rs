@@ -25,7 +25,7 @@ const FORGET_EVERY: u64 = 60;
 /// A chunk under way: what it will write, and what must be looked at in the answers.
 pub(super) struct Chunk<'s, 'a> {
     pub(super) transaction: Transaction,
-    pub(super) sent: Vec<(&'s Step<'a>, Vec<Sent>)>,
+    pub(super) sent: Vec<Sent<'s, 'a>>,
     pub(super) counts: Counts,
 }
 
@@ -58,7 +58,11 @@ impl Region {
         progress: &mut Progress,
     ) -> Result<Chunk<'s, 'a>, RegionError> {
         let (unit, lane) = (progress.unit, progress.unit.lane);
-        let mut chunk = Chunk { transaction: Transaction::new(unit), sent: Vec::new(), counts: Counts::default() };
+        let mut chunk = Chunk {
+            transaction: Transaction::new(unit),
+            sent: Vec::with_capacity(steps.len()),
+            counts: Counts::default(),
+        };
         let mut seen = Producers::new();
         let plans = self.plans(lane, steps, &mut chunk.counts, &mut progress.last_seqs, &mut seen);
         let mut beat = None;
@@ -150,24 +154,23 @@ impl Region {
         step: &'s Step<'a>,
         change: &Change<'_>,
     ) -> Result<(), RegionError> {
-        let sent = match &change.body {
+        let Chunk { transaction, sent, .. } = &mut *chunk;
+        match &change.body {
             Body::Commands(list) => {
-                let base_ms = change.base_ms(step.arrival_ms);
-                commands::add(&mut chunk.transaction, &change.key, list, base_ms, &step.position)
+                commands::add(transaction, sent, step, &change.key, list, change.base_ms(step.arrival_ms));
             }
             Body::Reference(reference) => match self.build_aside(session, &change.key, reference).await? {
                 Ok(aside) => {
                     let expires_at_ms = reference.expires_at_ms;
-                    vec![commands::adopt(&mut chunk.transaction, aside, &change.key, expires_at_ms, &step.position)]
+                    sent.push(commands::adopt(transaction, step, aside, &change.key, expires_at_ms));
                 }
                 Err(reason) => {
                     let refused = Refused { keys: vec![change.key.to_vec()], reason, producer: None };
                     return self.refuse(chunk, step, &refused).await;
                 }
             },
-        };
+        }
         chunk.counts.applied += 1;
-        chunk.sent.push((step, sent));
         Ok(())
     }
 
@@ -200,13 +203,9 @@ impl Region {
     }
 
     /// Looks at what Redis answered: a change that failed was deleted with its key and goes to quarantine.
-    pub(super) async fn settle(
-        &self,
-        sent: &[(&Step<'_>, Vec<Sent>)],
-        answers: &[redis::Value],
-    ) -> Result<Counts, RegionError> {
+    pub(super) async fn settle(&self, sent: &[Sent<'_, '_>], answers: &[redis::Value]) -> Result<Counts, RegionError> {
         let mut counts = Counts::default();
-        for (step, sent) in sent {
+        for sent in sent.chunk_by(|one, next| std::ptr::eq(one.step, next.step)) {
             let mut failure = None;
             for ending in sent.iter().map(|sent| sent.ending(answers)) {
                 match ending {
@@ -216,7 +215,7 @@ impl Region {
                 }
             }
             if let Some(reason) = failure {
-                self.quarantine_failed(step, &reason).await?;
+                self.quarantine_failed(sent[0].step, &reason).await?;
                 counts.quarantined += 1;
             }
         }

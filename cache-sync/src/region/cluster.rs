@@ -298,13 +298,14 @@ fn expected(record: Option<&LaneRecord>) -> [String; FENCE_FIELDS] {
 fn op_keys(op: &Op) -> Vec<&[u8]> {
     match op {
         Op::Plain(command) | Op::Guarded { command, .. } => arguments(command).skip(1).take(1).collect(),
+        Op::Sets(command) => arguments(command).skip(1).step_by(2).collect(),
         Op::Adopt { aside, key, .. } => vec![aside.as_bytes(), key],
     }
 }
 
 fn add_op(call: &mut Cmd, op: &Op) {
     let (kind, position, command) = match op {
-        Op::Plain(command) => ("p", "", command),
+        Op::Plain(command) | Op::Sets(command) => ("p", "", command),
         Op::Guarded { command, position } => ("g", position.as_str(), command),
         Op::Adopt { aside, key, expires_at_ms, position } => {
             let at = expires_at_ms.map(|at| at.to_string()).unwrap_or_default();

@@ -3,14 +3,20 @@
 //! A collection command on an absent key creates nothing, and one that meets another type deletes the key: both need
 //! a look at the key in the same step, so such a command is guarded by a small script. Behind a DEL in the same change
 //! the key's type is known, and the plain command goes.
+//!
+//! Neighbouring SETs without expiry go as one MSET, which means the same: whatever the keys held goes, and so do their
+//! expiries. Inside a transaction it fails no more than they do, which is never: memory and rights are looked at for the
+//! transaction as a whole, before any of it is done.
 
+use super::batch::Step;
 use super::fence::Transaction;
 use crate::change::{Bytes, Command, End};
-use crate::position::Position;
 use redis::{Cmd, Value};
 
 /// Most arguments in one Redis command; more are split into several of the same transaction. (Lua unpacks some 8,000.)
 const ARGUMENTS_MAX: usize = 2_000;
+/// What a SET with expiry takes besides key and value, in bytes: its own words and a time.
+const SET_WORDS_BYTES: usize = 24;
 
 /// Answers 0 where the key is absent, 1 where the command was applied, and the error where it failed: then the key is
 /// gone, so that no region serves a value that is neither old nor new, and the lane record says which change it was.
@@ -34,6 +40,8 @@ return e";
 pub(super) enum Op {
     /// A command that goes as it stands; its first argument is its key.
     Plain(Cmd),
+    /// MSET of some keys.
+    Sets(Cmd),
     /// A command that runs only where its key is there; `position` names the change where it fails.
     Guarded {
         /// Name, key and arguments.
@@ -64,7 +72,7 @@ impl Op {
     /// The one command that does it on a standalone Redis.
     pub(super) fn into_command(self, record_key: &str) -> Cmd {
         match self {
-            Op::Plain(command) => command,
+            Op::Plain(command) | Op::Sets(command) => command,
             Op::Guarded { command, position } => {
                 let mut arguments = arguments(&command);
                 let (name, key) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
@@ -93,9 +101,10 @@ pub(super) fn arguments(command: &Cmd) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Which answers of a transaction belong to one command, and how they are to be read.
+/// Which answer of a transaction belongs to one command of a step, and how it is to be read.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct Sent<'s, 'a> {
+    pub(super) step: &'s Step<'a>,
     answer: usize,
     kind: SentKind,
 }
@@ -118,7 +127,7 @@ pub(super) enum Ending {
     Failed(String),
 }
 
-impl Sent {
+impl Sent<'_, '_> {
     /// Reads the command's answer from what the transaction returned.
     pub(super) fn ending(&self, answers: &[Value]) -> Ending {
         match (self.kind, answers.get(self.answer)) {
@@ -152,31 +161,38 @@ enum Kind {
 
 /// A command of a change as Redis takes it.
 enum Form<'c> {
+    /// SET of a value that does not expire.
+    Set(&'c [u8]),
     /// Works whatever the key holds.
     Plain(Cmd, SentKind),
     /// Works on one type: its name, the type, and its arguments.
     Collection(&'static str, Kind, Vec<&'c Bytes<'c>>),
 }
 
-/// Adds the commands of the change at `position` on `key`; relative expiries count from `base_ms`.
-pub(super) fn add(
+/// Adds the commands of a step's change on `key`, and to `sent` where their answers will be; relative expiries count
+/// from `base_ms`.
+pub(super) fn add<'s, 'a>(
     transaction: &mut Transaction,
+    sent: &mut Vec<Sent<'s, 'a>>,
+    step: &'s Step<'a>,
     key: &[u8],
     commands: &[Command<'_>],
     base_ms: i64,
-    position: &Position,
-) -> Vec<Sent> {
+) {
     let mut known = Known::Nothing;
-    let mut sent = Vec::with_capacity(commands.len());
     for command in commands {
         match form(key, command, base_ms) {
+            Form::Set(value) => {
+                known = Known::Kind(Kind::String);
+                sent.push(Sent { step, answer: add_set(transaction, key, value), kind: SentKind::Plain });
+            }
             Form::Plain(plain, kind) => {
                 known = match command {
                     Command::Set { .. } => Known::Kind(Kind::String),
                     Command::Delete => Known::Absent,
                     _ => known,
                 };
-                sent.push(Sent { answer: transaction.add(plain), kind });
+                sent.push(Sent { step, answer: transaction.add(plain), kind });
             }
             Form::Collection(name, kind, arguments) => {
                 let certain = known == Known::Absent || known == Known::Kind(kind);
@@ -187,10 +203,10 @@ pub(super) fn add(
                         command.arg(argument.as_ref());
                     }
                     sent.push(if certain {
-                        Sent { answer: transaction.add(command), kind: SentKind::Plain }
+                        Sent { step, answer: transaction.add(command), kind: SentKind::Plain }
                     } else {
-                        let guarded = Op::Guarded { command, position: position.to_string() };
-                        Sent { answer: transaction.add(guarded), kind: SentKind::Guarded }
+                        let guarded = Op::Guarded { command, position: step.position.to_string() };
+                        Sent { step, answer: transaction.add(guarded), kind: SentKind::Guarded }
                     });
                 }
                 if certain {
@@ -199,15 +215,28 @@ pub(super) fn add(
             }
         }
     }
-    sent
+}
+
+/// Adds a SET without expiry, to the MSET before it where there is one, and returns the index of its answer.
+fn add_set(transaction: &mut Transaction, key: &[u8], value: &[u8]) -> usize {
+    if let Some(Op::Sets(sets)) = transaction.ops.last_mut()
+        && sets.args_iter().len() < ARGUMENTS_MAX
+    {
+        sets.arg(key).arg(value);
+        return transaction.ops.len() - 1;
+    }
+    let mut sets = redis::cmd("MSET");
+    sets.arg(key).arg(value);
+    transaction.add(Op::Sets(sets))
 }
 
 fn form<'c>(key: &[u8], command: &'c Command<'c>, base_ms: i64) -> Form<'c> {
     let pairs =
         |pairs: &'c [(Bytes<'c>, Bytes<'c>)]| pairs.iter().flat_map(|(first, second)| [first, second]).collect();
     match command {
-        Command::Set { value, expiry } => {
-            Form::Plain(set(key, value, expiry.map(|expiry| expiry.at_ms(base_ms))), SentKind::Plain)
+        Command::Set { value, expiry: None } => Form::Set(value),
+        Command::Set { value, expiry: Some(expiry) } => {
+            Form::Plain(set(key, value, Some(expiry.at_ms(base_ms))), SentKind::Plain)
         }
         Command::Delete => Form::Plain(delete(key), SentKind::Plain),
         Command::Expire(expiry) => {
@@ -231,16 +260,16 @@ fn form<'c>(key: &[u8], command: &'c Command<'c>, base_ms: i64) -> Form<'c> {
     }
 }
 
-/// Renames the value built at `aside` to the key of the change at `position`.
-pub(super) fn adopt(
+/// Renames the value built at `aside` to the key of the step's change.
+pub(super) fn adopt<'s, 'a>(
     transaction: &mut Transaction,
+    step: &'s Step<'a>,
     aside: String,
     key: &[u8],
     expires_at_ms: Option<i64>,
-    position: &Position,
-) -> Sent {
-    let adopt = Op::Adopt { aside, key: key.to_vec(), expires_at_ms, position: position.to_string() };
-    Sent { answer: transaction.add(adopt), kind: SentKind::Guarded }
+) -> Sent<'s, 'a> {
+    let adopt = Op::Adopt { aside, key: key.to_vec(), expires_at_ms, position: step.position.to_string() };
+    Sent { step, answer: transaction.add(adopt), kind: SentKind::Guarded }
 }
 
 /// Whether no command of a change can fail, whatever the key holds: only then may a later change make it needless.
@@ -258,8 +287,8 @@ pub(super) fn replaces(commands: &[Command<'_>]) -> bool {
 
 /// SET with an absolute expiry.
 pub(super) fn set(key: &[u8], value: &[u8], expires_at_ms: Option<i64>) -> Cmd {
-    let mut set = redis::cmd("SET");
-    set.arg(key).arg(value);
+    let mut set = Cmd::with_capacity(5, key.len() + value.len() + SET_WORDS_BYTES);
+    set.arg("SET").arg(key).arg(value);
     if let Some(at) = expires_at_ms {
         set.arg("PXAT").arg(at.max(1));
     }
@@ -271,4 +300,56 @@ pub(super) fn delete(key: &[u8]) -> Cmd {
     let mut delete = redis::cmd("DEL");
     delete.arg(key);
     delete
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fence::Unit;
+    use super::*;
+    use crate::lane::Lane;
+
+    /// The transaction's commands, each as its arguments.
+    fn sent(commands: &[(&str, Command<'_>)]) -> (Vec<Vec<String>>, Vec<usize>) {
+        let mut transaction = Transaction::new(Unit::lane(Lane(0)));
+        let mut answers = Vec::new();
+        for (key, command) in commands {
+            match form(key.as_bytes(), command, 0) {
+                Form::Set(value) => answers.push(add_set(&mut transaction, key.as_bytes(), value)),
+                Form::Plain(plain, _) => answers.push(transaction.add(plain)),
+                Form::Collection(..) => unreachable!("not among these commands"),
+            }
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let commands = transaction.ops.into_iter().map(|op| op.into_command("record"));
+        (commands.map(|command| arguments(&command).map(text).collect()).collect(), answers)
+    }
+
+    fn set(value: &'static str) -> Command<'static> {
+        Command::Set { value: value.as_bytes().into(), expiry: None }
+    }
+
+    #[test]
+    fn neighbouring_sets_are_one_command_and_keep_their_order_with_others() {
+        let expiring = Command::Set { value: b"3"[..].into(), expiry: Some(crate::change::Expiry::AtMs(9)) };
+        let (commands, answers) = sent(&[
+            ("a", set("1")),
+            ("b", set("2")),
+            ("a", expiring),
+            ("a", set("4")),
+            ("b", Command::Delete),
+            ("b", set("5")),
+        ]);
+        let texts: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
+        assert_eq!(texts, ["MSET a 1 b 2", "SET a 3 PXAT 9", "MSET a 4", "DEL b", "MSET b 5"]);
+        assert_eq!(answers, [0, 0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_command_has_a_bounded_number_of_arguments() {
+        let many: Vec<(String, Command<'_>)> = (0..2_500).map(|number| (number.to_string(), set("v"))).collect();
+        let many: Vec<(&str, Command<'_>)> = many.iter().map(|(key, set)| (key.as_str(), set.clone())).collect();
+        let (commands, answers) = sent(&many);
+        assert_eq!(commands.iter().map(Vec::len).collect::<Vec<_>>(), [2_001, 2_001, 1_001]);
+        assert_eq!((answers[999], answers[1_000], answers[2_499]), (0, 1, 2));
+    }
 }

@@ -52,6 +52,8 @@ async fn every_promise(server: Server) {
     order_holds_and_what_comes_again_is_skipped(&place).await;
     a_producers_retry_is_applied_once(&place).await;
     one_bad_change_costs_one_key(&place).await;
+    neighbouring_sets_replace_whatever_was_there(&place).await;
+    a_server_short_of_memory_takes_nothing_of_a_chunk(&place).await;
     collections_on_absent_keys_create_nothing(&place).await;
     expiry_is_the_same_instant_everywhere(&place).await;
     a_lane_that_is_behind_is_fed_and_joined(&place).await;
@@ -306,6 +308,65 @@ async fn one_bad_change_costs_one_key(place: &Place) {
         ["1", "2", "", "", "before", "before"],
         "refused and another type cost the key; foreign ones stay"
     );
+}
+
+/// What a key without expiry says of it.
+const NEVER: i64 = -1;
+
+/// They travel together, and still each is a change of its own: what fails among them costs its own key alone.
+async fn neighbouring_sets_replace_whatever_was_there(place: &Place) {
+    let mut stream = new_stream();
+    place.begin(&mut stream).await;
+    // Of one slot, so that a cluster takes them together, too.
+    for before in [
+        &["SET", "k{t}0", "old", "PX", "600000"][..],
+        &["HSET", "k{t}1", "f", "v"],
+        &["RPUSH", "k{t}2", "a", "b"],
+        &["SADD", "k{t}3", "m"],
+        &["SET", "k{t}bad", "a string"],
+    ] {
+        place.run("k{t}", before).await;
+    }
+    let mut commands: Vec<Vec<String>> = (0..6)
+        .map(|number| ["SET", &format!("k{{t}}{number}"), &format!("new{number}")].map(str::to_owned).into())
+        .collect();
+    commands.insert(3, ["HSET", "k{t}bad", "f", "v"].map(str::to_owned).into());
+    let changes: Vec<Value> = commands.iter().map(|command| json!({"v": 1, "cmd": command})).collect();
+    let record = stream.record(lanes().of_key(b"k{t}"), &Value::Array(changes));
+    let answer = place.ask(&batch::replay(&[record])).await;
+    assert_eq!((&answer["counts"]["applied"], &answer["counts"]["quarantined"]), (&json!(7), &json!(1)), "{answer}");
+    let found: BTreeMap<String, (String, i64)> = place
+        .keys()
+        .await
+        .into_iter()
+        .map(|(key, is)| {
+            (String::from_utf8(key).unwrap(), (String::from_utf8(is.value.concat()).unwrap(), is.expires_at_ms))
+        })
+        .collect();
+    let wanted = (0..6).map(|number| (format!("k{{t}}{number}"), (format!("new{number}"), NEVER))).collect();
+    assert_eq!(found, wanted);
+}
+
+/// So no change of a transaction can be left out for want of memory, and none needs to go to quarantine for it.
+async fn a_server_short_of_memory_takes_nothing_of_a_chunk(place: &Place) {
+    let mut stream = new_stream();
+    let mut records = place.begin(&mut stream).await;
+    let begun = records.len();
+    for command in [&["SET", "k{t}1", "1"][..], &["SET", "k{t}2", "2"], &["SET", "k{t}3", "3", "PX", "600000"]] {
+        let change = json!({"v": 1, "cmd": command, "at_ms": Clock::system().now_ms()});
+        records.push(stream.record(lanes().of_key(b"k{t}"), &change));
+    }
+    place.run_everywhere(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let request = batch::replay(&records[begun..]).to_string();
+    let error = place.region.answer(&request).await.unwrap_err();
+    let is_told = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .any(|error| error.to_string().contains("OOM"));
+    assert!(is_told, "{error}");
+    assert_eq!(place.keys().await, BTreeMap::new());
+    place.run_everywhere(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let answer = place.ask(&batch::replay(&records[begun..])).await;
+    assert_eq!((&answer["counts"]["applied"], &answer["counts"]["quarantined"]), (&json!(3), &json!(0)), "{answer}");
+    place.assert_is(&records, "what was refused for want of memory comes again").await;
 }
 
 async fn collections_on_absent_keys_create_nothing(place: &Place) {
