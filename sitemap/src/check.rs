@@ -1,26 +1,43 @@
 //! Reads a sitemap as a crawler would and holds it against every rule of the protocol, with the line of each fault.
 //!
-//! Owes nothing to the code that writes: it has its own reader of the XML, so that what both get wrong shows.
+//! Owes nothing to the code that writes: it has its own reader of the XML, so that what both get wrong shows. Files are
+//! streamed; what is remembered of all pages together is bounded, and said where the bound was met.
 
-use crate::loc::{BaseUrl, LOC_CHARS_MAX, LOC_CHARS_MIN};
-use crate::pages::is_priority;
-use crate::row::Changefreq;
-use crate::{lastmod, xml};
-use quick_xml::Reader;
-use quick_xml::events::{BytesStart, Event};
-use std::collections::HashSet;
+mod crawl;
+mod document;
+mod extension;
+mod page;
+
+use crate::lastmod;
+use crate::web::Web;
+use document::{INDEX, Item, Rules, SHARD, origin};
+use flate2::bufread::MultiGzDecoder;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-const NAMESPACE: &str = "http://www.sitemaps.org/schemas/sitemap/0.9";
 /// Faults that are listed; further ones are counted.
 const FAULTS_MAX: usize = 100;
+/// Pages of one shard and host that are listed where the sitemap has no right to them; usually it is all of them.
+const MISPLACED_SHOWN_MAX: usize = 3;
+/// Remarks that are kept; further ones are left out.
+const NOTES_MAX: usize = 50;
+/// Pages that are remembered, by a hash of eight bytes each, to find those that stand in the sitemap twice.
+const SEEN_MAX: usize = 5_000_000;
+/// Links between languages that may wait for the link back.
+const LINKS_OPEN_MAX: usize = 1_000_000;
+/// Entries of a news sitemap (Google).
+const NEWS_MAX: u64 = 1_000;
+/// How old news may be (Google: two days).
+const NEWS_AGE_MAX_MS: i64 = 2 * 24 * 3600 * 1000;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// A rule that is broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// The file.
     pub file: String,
@@ -39,62 +56,15 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What a check found.
+/// Faults and remarks, bounded.
 #[derive(Debug, Default)]
-pub struct Checked {
-    /// Files that were read.
-    pub files: usize,
-    /// Pages that they name.
-    pub urls: u64,
-    /// The first faults.
-    pub faults: Vec<Fault>,
-    /// How many faults there are in all.
-    pub faults_total: u64,
-    seen: HashSet<u64>,
+struct Findings {
+    faults: Vec<Fault>,
+    faults_total: u64,
+    notes: Vec<String>,
 }
 
-/// Checks the sitemap whose index lies at `index`, with its shards beside it.
-#[must_use]
-pub fn directory(index: &Path) -> Checked {
-    let mut checked = Checked::default();
-    let name = index.display().to_string();
-    let Some(bytes) = checked.open(index, &name) else { return checked };
-    let mut locs = Vec::new();
-    let index_rules =
-        Rules { root: "sitemapindex", item: "sitemap", tags: &["loc", "lastmod"], items_max: xml::SHARDS_MAX };
-    checked.document(&name, &bytes, &index_rules, &mut |_, line, loc| locs.push((line, loc)));
-    let mut files = HashSet::new();
-    for (line, loc) in locs {
-        let file = loc.rsplit('/').next().unwrap_or_default().to_owned();
-        let Some(origin) = origin(&loc) else { continue };
-        if !files.insert(loc) {
-            checked.fault(&name, line, format!("{file} is named twice"));
-            continue;
-        }
-        let path = index.with_file_name(&file);
-        let Some(bytes) = checked.open(&path, &path.display().to_string()) else { continue };
-        checked.shard(&path.display().to_string(), &bytes, &origin);
-    }
-    checked
-}
-
-struct Rules {
-    root: &'static str,
-    item: &'static str,
-    tags: &'static [&'static str],
-    items_max: usize,
-}
-
-/// The element that is being read.
-#[derive(Default)]
-struct Item {
-    line: usize,
-    /// How many of the known tags are behind.
-    next: usize,
-    loc: Option<(usize, String)>,
-}
-
-impl Checked {
+impl Findings {
     fn fault(&mut self, file: &str, line: usize, problem: String) {
         self.faults_total += 1;
         if self.faults.len() < FAULTS_MAX {
@@ -102,167 +72,357 @@ impl Checked {
         }
     }
 
-    /// Reads a file, unpacked where its bytes say that it is packed.
-    fn open(&mut self, path: &Path, name: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        if let Err(error) = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            self.fault(name, 0, format!("cannot be read: {error}"));
-            return None;
-        }
-        self.files += 1;
-        if bytes.starts_with(&[0x1f, 0x8b]) {
-            let mut unpacked = Vec::new();
-            let mut reader = flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(xml::BYTES_MAX + 1);
-            if let Err(error) = reader.read_to_end(&mut unpacked) {
-                self.fault(name, 0, format!("is damaged: {error}"));
-                return None;
-            }
-            bytes = unpacked;
-        }
-        if bytes.len() as u64 > xml::BYTES_MAX {
-            self.fault(name, 0, "is larger than 52,428,800 bytes uncompressed".to_owned());
-        }
-        Some(bytes)
-    }
-
-    fn shard(&mut self, name: &str, bytes: &[u8], origin: &str) {
-        let tags = &["loc", "lastmod", "changefreq", "priority"];
-        let rules = Rules { root: "urlset", item: "url", tags, items_max: xml::URLS_MAX as usize };
-        self.document(name, bytes, &rules, &mut |checked, line, loc| {
-            checked.urls += 1;
-            if crate::check::origin(&loc).as_deref() != Some(origin) {
-                checked.fault(name, line, format!("{loc} is on another host than the sitemap"));
-            }
-            if !checked.seen.insert(xxh3_64(loc.as_bytes())) {
-                checked.fault(name, line, format!("{loc} stands in the sitemap twice"));
-            }
-        });
-    }
-
-    /// Reads one document and gives every item's loc, with its line, to `take`.
-    fn document(&mut self, name: &str, bytes: &[u8], rules: &Rules, take: &mut dyn FnMut(&mut Self, usize, String)) {
-        let mut reader = Reader::from_reader(bytes);
-        let (mut depth, mut items, mut item, mut tag, mut text) = (0, 0, Item::default(), String::new(), String::new());
-        let (mut lines, mut counted) = (1, 0);
-        loop {
-            let event = reader.read_event();
-            let at = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX).min(bytes.len());
-            let line = lines;
-            lines += memchr::memchr_iter(b'\n', &bytes[counted..at]).count();
-            counted = at;
-            match event {
-                Ok(Event::Start(start)) => {
-                    let found = start.name().as_ref().to_owned();
-                    match depth {
-                        0 => self.root(name, line, &start, rules),
-                        1 if found == rules.item => {
-                            items += 1;
-                            item = Item { line, ..Item::default() };
-                        }
-                        2 => self.tag(name, line, &found, rules, &mut item),
-                        _ => self.fault(name, line, format!("<{found}> does not belong here")),
-                    }
-                    (tag, depth) = (found, depth + 1);
-                    text.clear();
-                }
-                Ok(Event::Empty(empty)) => self.fault(name, line, format!("<{}/> is empty", empty.name().as_ref())),
-                Ok(Event::Text(part)) if depth == 3 => text.push_str(&part[..]),
-                Ok(Event::GeneralRef(entity)) if depth == 3 => self.entity(name, line, &entity[..], &mut text),
-                Ok(Event::Text(part)) if part.trim().is_empty() => {}
-                Ok(Event::Text(_) | Event::GeneralRef(_)) => {
-                    self.fault(name, line, "text stands between elements".to_owned())
-                }
-                Ok(Event::End(_)) => {
-                    depth -= 1;
-                    match depth {
-                        2 => self.value(name, line, &tag, &text, &mut item),
-                        1 => match item.loc.take() {
-                            Some((line, loc)) => take(self, line, loc),
-                            None => self.fault(name, item.line, "has no loc".to_owned()),
-                        },
-                        _ => {}
-                    }
-                }
-                Ok(Event::Eof) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    self.fault(name, line, format!("is not well-formed XML: {error}"));
-                    return;
-                }
-            }
-        }
-        if depth != 0 {
-            self.fault(name, lines, "breaks off".to_owned());
-        }
-        if items == 0 || items > rules.items_max {
-            self.fault(name, 0, format!("holds {items} <{}>, 1 to {} are allowed", rules.item, rules.items_max));
-        }
-    }
-
-    fn root(&mut self, name: &str, line: usize, start: &BytesStart<'_>, rules: &Rules) {
-        if start.name().as_ref() != rules.root {
-            self.fault(name, line, format!("begins with <{}>, not <{}>", start.name().as_ref(), rules.root));
-        }
-        let space = start.try_get_attribute("xmlns").ok().flatten();
-        if space.is_none_or(|space| space.value.as_ref() != NAMESPACE) {
-            self.fault(name, line, format!("its namespace is not {NAMESPACE}"));
-        }
-    }
-
-    fn tag(&mut self, name: &str, line: usize, found: &str, rules: &Rules, item: &mut Item) {
-        match rules.tags.iter().position(|tag| *tag == found) {
-            None => self.fault(name, line, format!("<{found}> is not known")),
-            Some(place) if place < item.next => self.fault(name, line, format!("<{found}> is out of order or twice")),
-            Some(place) => item.next = place + 1,
-        }
-    }
-
-    fn entity(&mut self, name: &str, line: usize, entity: &str, text: &mut String) {
-        match quick_xml::escape::unescape(&format!("&{entity};")) {
-            Ok(plain) => text.push_str(&plain),
-            Err(_) => self.fault(name, line, format!("&{entity}; is not known")),
-        }
-    }
-
-    fn value(&mut self, name: &str, line: usize, tag: &str, text: &str, item: &mut Item) {
-        let ok = match tag {
-            "loc" => {
-                item.loc = Some((line, text.to_owned()));
-                return self.loc(name, line, text);
-            }
-            "lastmod" => {
-                let mut canonical = Vec::new();
-                lastmod::canonical(text.as_bytes(), None, &mut canonical).is_ok() && canonical == text.as_bytes()
-            }
-            "changefreq" => Changefreq::parse(text.as_bytes()).is_some() && !text.contains(char::is_uppercase),
-            "priority" => is_priority(text.as_bytes()),
-            _ => true,
-        };
-        if !ok {
-            self.fault(name, line, format!("<{tag}> holds {text:?}"));
-        }
-    }
-
-    fn loc(&mut self, name: &str, line: usize, loc: &str) {
-        if !(LOC_CHARS_MIN..=LOC_CHARS_MAX).contains(&loc.len()) {
-            self.fault(
-                name,
-                line,
-                format!("loc has {} characters, {LOC_CHARS_MIN} to {LOC_CHARS_MAX} are allowed", loc.len()),
-            );
-        }
-        let mut same = Vec::new();
-        let base = origin(loc).and_then(|origin| BaseUrl::parse(&origin).ok());
-        if base.is_none_or(|base| base.resolve(loc.as_bytes(), &mut same).is_err() || same != loc.as_bytes()) {
-            self.fault(name, line, format!("{loc:?} is not a valid, escaped address"));
+    fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES_MAX && !self.notes.contains(&note) {
+            self.notes.push(note);
         }
     }
 }
 
-/// Scheme, host and port of an address.
-fn origin(loc: &str) -> Option<String> {
-    let url = url::Url::parse(loc).ok()?;
-    matches!(url.scheme(), "http" | "https").then(|| url.origin().ascii_serialization())
+/// What a check found.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// Files that were read.
+    pub files: usize,
+    /// Pages that they name.
+    pub urls: u64,
+    /// Pages that were fetched.
+    pub sampled: usize,
+    /// The first faults.
+    pub faults: Vec<Fault>,
+    /// How many faults there are in all.
+    pub faults_total: u64,
+    /// What breaks no rule, and should be looked at.
+    pub notes: Vec<String>,
+}
+
+/// How to check.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Pages that are fetched, drawn from all.
+    pub sample: usize,
+    /// What they are drawn with: equal seeds draw equal pages of an equal sitemap.
+    pub seed: u64,
+    /// The product token whose rules in robots.txt count for pages, as in `googlebot`.
+    pub agent: String,
+    /// The time, in milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+impl Options {
+    /// No sample, and the rules of robots.txt that are for everybody.
+    #[must_use]
+    pub fn new(now_ms: i64) -> Self {
+        Self { sample: 0, seed: 0, agent: "*".to_owned(), now_ms }
+    }
+}
+
+/// How far a check is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Files that were read.
+    pub files: usize,
+    /// Files in all, as far as is known.
+    pub files_total: usize,
+    /// Pages so far.
+    pub urls: u64,
+}
+
+/// What is told how far a check is.
+pub type Watch<'a> = dyn Fn(Progress) + Sync + 'a;
+
+/// Checks the sitemap whose index (or only shard) lies at `index`, with its shards beside it. No page is fetched.
+#[must_use]
+pub fn directory(index: &Path) -> Checked {
+    let mut check = Check::new(Options::new(i64::MAX));
+    check.directory(index, &|_| ());
+    check.finish()
+}
+
+/// As [`directory`], with `options`; their sample of the pages is fetched by `web`.
+pub async fn local(web: Option<&Web>, index: &Path, options: Options, watch: &Watch<'_>) -> Checked {
+    let mut check = Check::new(options);
+    check.directory(index, watch);
+    if let Some(web) = web {
+        check.fetch_sample(web, &mut crawl::Sites::new(web)).await;
+    }
+    check.finish()
+}
+
+/// Checks the sitemap at the address `url`, an index or a single shard, as a crawler finds it: with robots.txt, headers
+/// and redirects; then a sample of its pages.
+pub async fn live(web: &Web, url: &str, options: Options, watch: &Watch<'_>) -> Checked {
+    let mut check = Check::new(options);
+    crawl::live(&mut check, web, url, watch).await;
+    check.finish()
+}
+
+/// A check under way.
+struct Check {
+    options: Options,
+    findings: Findings,
+    files: usize,
+    urls: u64,
+    seen: HashSet<u64>,
+    links: HashMap<u64, (u32, usize)>,
+    /// The files that `links` speaks of.
+    names: Vec<String>,
+    sample: Sample,
+    sampled: usize,
+    news: u64,
+    misplaced: BTreeMap<String, Misplaced>,
+}
+
+/// A shard as it stands: where it lies.
+struct Place<'a> {
+    /// For messages.
+    name: &'a str,
+    /// Scheme, host and port of its address; nothing where they are not known.
+    origin: Option<&'a str>,
+    /// Its address up to the last slash, where that is known.
+    below: Option<&'a str>,
+}
+
+/// Pages of one host that a shard may name only where a robots.txt there names the sitemap.
+#[derive(Default)]
+struct Misplaced {
+    total: u64,
+    first: Vec<(usize, String)>,
+}
+
+impl Check {
+    fn new(options: Options) -> Self {
+        let sample = Sample::new(options.sample, options.seed);
+        Self {
+            options,
+            findings: Findings::default(),
+            files: 0,
+            urls: 0,
+            seen: HashSet::new(),
+            links: HashMap::new(),
+            names: Vec::new(),
+            sample,
+            sampled: 0,
+            news: 0,
+            misplaced: BTreeMap::new(),
+        }
+    }
+
+    fn directory(&mut self, index: &Path, watch: &Watch<'_>) {
+        let name = index.display().to_string();
+        let Some(mut input) = self.open(index, &name) else { return };
+        if kind(&mut input) == &SHARD {
+            self.findings.note(format!("{name} is a shard alone: on which host and path it may lie was not checked"));
+            return self.shard(&Place { name: &name, origin: None, below: None }, input);
+        }
+        let locs = self.index(&name, input);
+        let files_total = locs.len() + 1;
+        for (line, loc) in locs {
+            let file = loc.rsplit('/').next().unwrap_or_default();
+            let Some(origin) = origin(&loc) else { continue };
+            let path = index.with_file_name(file);
+            let shard = path.display().to_string();
+            if !path.exists() {
+                self.findings.fault(&name, line, format!("names {file}, which is not there"));
+                continue;
+            }
+            let Some(input) = self.open(&path, &shard) else { continue };
+            self.shard(&Place { name: &shard, origin: Some(&origin), below: None }, input);
+            self.misplaced_are_faults(&shard, &[]);
+            watch(Progress { files: self.files, files_total, urls: self.urls });
+        }
+    }
+
+    /// Of the pages that the shard `name` has no right to by where it lies, those on hosts that are not `trusted`.
+    fn misplaced_are_faults(&mut self, name: &str, trusted: &[String]) {
+        for (host, Misplaced { total, first }) in std::mem::take(&mut self.misplaced) {
+            if !trusted.contains(&host) {
+                self.findings.faults_total += total - first.len() as u64;
+                for (line, problem) in first {
+                    self.findings.fault(name, line, problem);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, path: &Path, name: &str) -> Option<Box<dyn BufRead + Send>> {
+        match File::open(path).and_then(unpacked) {
+            Ok(input) => {
+                self.files += 1;
+                Some(input)
+            }
+            Err(error) => {
+                self.findings.fault(name, 0, format!("cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// The files that the index in `input` names, with the line of each; one that is named twice counts once.
+    fn index(&mut self, name: &str, input: impl BufRead) -> Vec<(usize, String)> {
+        let (mut locs, mut known) = (Vec::new(), HashSet::new());
+        document::read(name, input, &INDEX, &mut self.findings, &mut |findings, item| {
+            if known.insert(item.loc.clone()) {
+                locs.push((item.line, item.loc));
+            } else {
+                findings.fault(name, item.line, format!("{} is named twice", item.loc));
+            }
+        });
+        locs
+    }
+
+    fn shard(&mut self, place: &Place<'_>, input: impl BufRead) {
+        let mut findings = std::mem::take(&mut self.findings);
+        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.names.push(place.name.to_owned());
+        self.news = 0;
+        document::read(place.name, input, &SHARD, &mut findings, &mut |findings, item| {
+            self.page(findings, place, number, &item);
+        });
+        if self.news > NEWS_MAX {
+            findings.fault(place.name, 0, format!("holds {} news, {NEWS_MAX} are allowed", self.news));
+        }
+        self.findings = findings;
+    }
+
+    fn page(&mut self, findings: &mut Findings, place: &Place<'_>, number: u32, item: &Item) {
+        self.urls += 1;
+        self.sample.offer(&item.loc, place.name, item.line);
+        self.is_covered(place, item);
+        let hash = xxh3_64(item.loc.as_bytes());
+        if self.seen.len() >= SEEN_MAX {
+            findings.note(format!("pages that stand in it twice were looked for among the first {SEEN_MAX} alone"));
+        } else if !self.seen.insert(hash) {
+            findings.fault(place.name, item.line, format!("{} stands in the sitemap twice", item.loc));
+        }
+        self.news(findings, place.name, item);
+        for extension in &item.extensions {
+            if let Some(href) = extension.alternate().filter(|href| *href != item.loc) {
+                self.link(findings, (number, extension.line), &item.loc, href);
+            }
+        }
+    }
+
+    /// A sitemap speaks for its own host, and there for what lies below it (sitemaps.org, "Sitemap file location").
+    fn is_covered(&mut self, place: &Place<'_>, item: &Item) {
+        let Some(home) = place.origin else { return };
+        let host = origin(&item.loc).unwrap_or_default();
+        let reason = if host != home {
+            "is on another host than the sitemap, and no robots.txt there names the sitemap"
+        } else if place.below.is_some_and(|below| !item.loc.starts_with(below)) {
+            "is not below the path of the sitemap, and robots.txt does not name the sitemap"
+        } else {
+            return;
+        };
+        let key = if self.misplaced.len() < crawl::SITES_MAX { host } else { String::new() };
+        let misplaced = self.misplaced.entry(key).or_default();
+        misplaced.total += 1;
+        if misplaced.first.len() < MISPLACED_SHOWN_MAX {
+            misplaced.first.push((item.line, format!("{} {reason}", item.loc)));
+        }
+    }
+
+    fn news(&mut self, findings: &mut Findings, name: &str, item: &Item) {
+        self.news += u64::from(item.extensions.iter().any(extension::Extension::is_news));
+        for (line, text) in item.extensions.iter().filter_map(extension::Extension::published) {
+            let old = lastmod::instant(text.as_bytes())
+                .is_some_and(|at| self.options.now_ms.saturating_sub(at.as_millisecond()) > NEWS_AGE_MAX_MS);
+            if old && self.options.now_ms != i64::MAX {
+                findings.note(format!("{name}:{line}: news of {text} are older than two days, and ignored"));
+            }
+        }
+    }
+
+    /// A link to a page in another language waits until the link back is seen.
+    fn link(&mut self, findings: &mut Findings, at: (u32, usize), from: &str, to: &str) {
+        let pair = |from: &str, to: &str| xxh3_64_with_seed(to.as_bytes(), xxh3_64(from.as_bytes()));
+        if self.links.remove(&pair(to, from)).is_some() {
+            return;
+        }
+        if self.links.len() < LINKS_OPEN_MAX {
+            self.links.insert(pair(from, to), at);
+        } else {
+            findings.note(format!(
+                "more than {LINKS_OPEN_MAX} links between languages were open at once; the rest was not checked"
+            ));
+        }
+    }
+
+    fn finish(mut self) -> Checked {
+        // In the order of the files, so that equal sitemaps give equal answers.
+        let open: BTreeMap<(u32, usize), ()> = self.links.values().map(|at| (*at, ())).collect();
+        for (file, line) in open.into_keys() {
+            let name = &self.names[file as usize];
+            self.findings.fault(name, line, "the page in the other language does not link back".to_owned());
+        }
+        let Findings { faults, faults_total, notes } = self.findings;
+        Checked { files: self.files, urls: self.urls, sampled: self.sampled, faults, faults_total, notes }
+    }
+
+    async fn fetch_sample(&mut self, web: &Web, sites: &mut crawl::Sites<'_>) {
+        for (loc, file, line) in self.sample.drawn() {
+            let robots = sites.robots(&origin(&loc).unwrap_or_default(), &mut self.findings).await;
+            for problem in page::problems(web, &loc, robots.as_deref(), &self.options.agent).await {
+                self.findings.fault(&file, line, problem);
+            }
+            self.sampled += 1;
+        }
+    }
+}
+
+/// Reads a file, unpacked where its bytes say that it is packed.
+fn unpacked(file: File) -> io::Result<Box<dyn BufRead + Send>> {
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+    if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))));
+    }
+    Ok(Box::new(file))
+}
+
+/// What a document is by its first bytes; anything but a shard is read as an index, and told off as one.
+fn kind(input: &mut impl BufRead) -> &'static Rules {
+    let is_shard = input.fill_buf().is_ok_and(|bytes| memchr::memmem::find(bytes, b"<urlset").is_some());
+    if is_shard { &SHARD } else { &INDEX }
+}
+
+/// A sample of all pages, each with equal chance, drawn in one pass (reservoir sampling).
+struct Sample {
+    size: usize,
+    state: u64,
+    offered: u64,
+    kept: Vec<(String, String, usize)>,
+}
+
+impl Sample {
+    fn new(size: usize, seed: u64) -> Self {
+        Self { size, state: seed, offered: 0, kept: Vec::new() }
+    }
+
+    fn offer(&mut self, loc: &str, file: &str, line: usize) {
+        self.offered += 1;
+        let page = || (loc.to_owned(), file.to_owned(), line);
+        if self.kept.len() < self.size {
+            self.kept.push(page());
+        } else if self.size > 0 {
+            let at = usize::try_from(self.bits() % self.offered).unwrap_or(usize::MAX);
+            if at < self.size {
+                self.kept[at] = page();
+            }
+        }
+    }
+
+    fn drawn(&mut self) -> Vec<(String, String, usize)> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// SplitMix64. <https://prng.di.unimi.it/splitmix64.c>
+    fn bits(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
 }
 
 #[cfg(test)]
@@ -270,6 +430,7 @@ mod tests {
     use super::*;
     use std::fs;
 
+    const NAMESPACE: &str = "http://www.sitemaps.org/schemas/sitemap/0.9";
     const URL: &str = "<url><loc>https://a.example/x</loc></url>";
 
     fn urlset(body: &str) -> String {
@@ -334,7 +495,7 @@ mod tests {
         fs::write(dir.path().join("s.xml.gz"), [0x1f, 0x8b, 8, 0, 1, 2, 3]).unwrap();
         let problems: Vec<_> = directory(&index).faults.iter().map(ToString::to_string).collect();
         assert!(
-            problems.len() == 2 && problems[0].contains("damaged") && problems[1].contains("named twice"),
+            problems.len() == 2 && problems[0].contains("named twice") && problems[1].contains("damaged"),
             "{problems:?}"
         );
     }

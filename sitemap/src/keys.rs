@@ -14,6 +14,10 @@ pub const INPUT: &str = "input.json";
 pub const REJECTS: &str = "rejects.ndjson";
 /// Files that are ready and not yet published, in the state directory.
 pub const STAGING_DIR: &str = "staging";
+/// The history of runs, in the state directory.
+pub const RUN_REPORT: &str = "report.json";
+/// The same as a page to look at, in the state directory.
+pub const RUN_REPORT_PAGE: &str = "report.html";
 /// What one run at a time holds, in the state directory.
 pub const LOCK: &str = "lock";
 
@@ -51,6 +55,30 @@ pub fn manifest(site: &str, token: u64, run: &str) -> String {
 #[must_use]
 pub fn rejects(site: &str, run: &str) -> String {
     format!("sitemaps/{site}/rejects/{}.ndjson", safe(run))
+}
+
+/// Where changes of `site` wait for IndexNow, in the state bucket.
+#[must_use]
+pub fn indexnow(site: &str) -> String {
+    format!("sitemaps/{site}/indexnow/")
+}
+
+/// A part of the changes of the run with fencing token `token`, in the state bucket; older ones come first.
+#[must_use]
+pub fn indexnow_part(site: &str, token: u64, run: &str, number: usize) -> String {
+    format!("{}{token:010}-{}-{number:06}.txt", indexnow(site), safe(run))
+}
+
+/// The history of the runs of `site`, in the state bucket.
+#[must_use]
+pub fn run_report(site: &str) -> String {
+    format!("sitemaps/{site}/report.json")
+}
+
+/// The same as a page to look at.
+#[must_use]
+pub fn run_report_page(site: &str) -> String {
+    format!("sitemaps/{site}/report.html")
 }
 
 /// A run ID as part of a key: what is not plain becomes `-`.

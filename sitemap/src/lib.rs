@@ -22,11 +22,13 @@ pub mod place;
 pub mod publish;
 pub mod refresh;
 pub mod report;
+pub mod robots;
 pub mod row;
 pub mod select;
 pub mod site;
 pub mod sort;
 pub mod source;
+pub mod web;
 pub mod xml;
 
 pub use cut::Limits;

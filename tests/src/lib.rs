@@ -7,3 +7,4 @@ pub mod put_records;
 pub mod random;
 pub mod sim;
 pub mod stall;
+pub mod web_server;

@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod init;
+mod progress;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 pub(crate) enum SitemapCommand {
     /// Build a sitemap from page lists: an index and gzipped shards; only what changed is written
     Build(build::BuildArgs),
-    /// Check a local sitemap against every rule of the protocol; exits 1 where one is broken
+    /// Check a sitemap, on the web or local, against every rule of the protocol; exits 1 where one is broken
     Check(check::CheckArgs),
     /// Print commented settings of a site, to be edited and stored as sites/NAME.toml in the state bucket
     Init(init::InitArgs),
@@ -22,7 +23,7 @@ pub(crate) enum SitemapCommand {
 pub(crate) async fn run(command: SitemapCommand) -> anyhow::Result<ExitCode> {
     match command {
         SitemapCommand::Build(args) => build::run(args).await,
-        SitemapCommand::Check(args) => Ok(check::run(&args)),
+        SitemapCommand::Check(args) => check::run(&args).await,
         SitemapCommand::Init(args) => init::run(&args),
     }
 }
