@@ -33,6 +33,12 @@ pub fn plain_shard_file(number: u64) -> String {
     format!("sitemap-{number:05}.xml")
 }
 
+/// The index with this number, from 1: the first is [`INDEX`]; more are there only where shards are too many for one.
+#[must_use]
+pub fn index_file(number: usize) -> String {
+    if number <= 1 { INDEX.to_owned() } else { format!("sitemap-index-{number}.xml") }
+}
+
 /// The settings of `site`, in the state bucket.
 #[must_use]
 pub fn site(site: &str) -> String {
@@ -93,6 +99,7 @@ mod tests {
     #[test]
     fn names_are_fixed() {
         assert_eq!(shard_file(7), "sitemap-00007.xml.gz");
+        assert_eq!([1, 2].map(index_file), ["sitemap-index.xml", "sitemap-index-2.xml"]);
         assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
     }

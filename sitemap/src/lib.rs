@@ -12,6 +12,7 @@ pub mod check;
 mod closure;
 pub mod columns;
 mod cut;
+pub mod engine;
 pub mod extension;
 pub mod keys;
 pub mod lastmod;

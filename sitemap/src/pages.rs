@@ -4,6 +4,8 @@
 
 use crate::canonical::{Addresses, Canonical, HostsError};
 use crate::columns::{Column, Columns};
+use crate::cut::Limits;
+use crate::engine::Engine;
 use crate::extension::Extensions;
 use crate::extension::news::{Publication, State};
 use crate::extension::versions::Versions;
@@ -13,6 +15,7 @@ use crate::report::{Ledger, Outcome};
 use crate::row::{self, Changefreq};
 use crate::select::Select;
 use jiff::tz::TimeZone;
+use serde::Deserialize;
 use std::io;
 
 pub use crate::columns::COLUMNS;
@@ -55,7 +58,48 @@ pub struct Policy {
     pub columns: Columns,
 }
 
+/// The settings that shape rows, as a table of a site's settings or a file of their own: all may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// [`Policy::hosts`].
+    pub hosts: Vec<String>,
+    /// [`Policy::canonical`].
+    pub canonical: Canonical,
+    /// [`Policy::select`].
+    pub select: Select,
+    /// [`Policy::news`].
+    pub news: Publication,
+    /// [`Policy::columns`].
+    pub columns: Columns,
+    /// Search engines whose limits shards keep to.
+    pub engines: Vec<Engine>,
+}
+
+impl Settings {
+    /// Reads the settings in `text`, TOML.
+    ///
+    /// # Errors
+    /// What the parser says, with the line.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// `limits`, made as small as the engines ask.
+    #[must_use]
+    pub fn narrow(&self, limits: Limits) -> Limits {
+        self.engines.iter().fold(limits, |limits, engine| engine.narrow(limits))
+    }
+}
+
 impl Policy {
+    /// The policy with what `settings` say.
+    #[must_use]
+    pub fn with(self, settings: Settings) -> Self {
+        let Settings { hosts, canonical, select, news, columns, engines: _ } = settings;
+        Self { hosts, canonical, select, news, columns, ..self }
+    }
+
     /// The policy of a site at `base` for a run at `now_ms`, of which nothing else is said.
     #[must_use]
     pub fn new(base: BaseUrl, now_ms: i64) -> Self {
@@ -328,6 +372,19 @@ mod tests {
         let mut page = RawPage { line: 2, ..RawPage::default() };
         page.fields[..6].copy_from_slice(&fields.map(str::as_bytes));
         page
+    }
+
+    #[test]
+    fn settings_may_be_left_out_and_a_mistake_names_its_line() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        let text = "hosts = [\"m.example.com\"]\nengines = [\"baidu\"]\n[canonical]\nquery = \"drop\"\n\
+                    [select]\nkinds = [\"product\"]\n[news]\nlanguage = \"en\"\n[columns]\nloc = \"url\"\n";
+        let settings = Settings::parse(text).unwrap();
+        assert_eq!(settings.narrow(Limits::default()).bytes_max, 10_485_760);
+        let policy = Policy::new(BaseUrl::parse("https://example.com").unwrap(), 0).with(settings);
+        assert_eq!((policy.columns.find("url"), policy.select.kinds.len(), policy.hosts.len()), (Some(0), 1, 1));
+        let error = Settings::parse("[canonical]\nqueries = \"drop\"").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("queries"), "{error}");
     }
 
     #[test]

@@ -165,7 +165,8 @@ async fn under_lease(
     athena::wait(&around.athena, &id, run.query_longest).await.map_err(RefreshError::from_query)?;
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
     let now_ms = around.clock.now_ms();
-    let policy = Policy { lastmod_zone: site.lastmod_zone.clone(), ..Policy::new(site.base.clone(), now_ms) };
+    let policy = Policy { lastmod_zone: site.lastmod_zone.clone(), ..Policy::new(site.base.clone(), now_ms) }
+        .with(site.rows.clone());
     let options = Options {
         limits: site.limits,
         level: site.level,

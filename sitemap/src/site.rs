@@ -3,6 +3,7 @@
 use crate::build::DROP_PERCENT_MAX;
 use crate::cut::Limits;
 use crate::loc::BaseUrl;
+use crate::pages;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use std::time::Duration;
@@ -47,6 +48,8 @@ struct File {
     lastmod_zone: Option<String>,
     query: FileQuery,
     publish: FilePublish,
+    #[serde(default)]
+    rows: pages::Settings,
     #[serde(default)]
     shards: FileShards,
     #[serde(default)]
@@ -114,6 +117,8 @@ pub struct Site {
     pub query: Query,
     /// Where the files go.
     pub target: Target,
+    /// What shapes the rows.
+    pub rows: pages::Settings,
     /// How big shards may be.
     pub limits: Limits,
     /// The compression level, 1 to 12.
@@ -187,7 +192,8 @@ impl Site {
             lastmod_zone,
             query: query(file.query, &wrong)?,
             target: target(file.publish, &wrong)?,
-            limits: Limits { urls_target, ..defaults },
+            limits: file.rows.narrow(Limits { urls_target, ..defaults }),
+            rows: file.rows,
             level,
             drop_percent_max,
         })

@@ -1,5 +1,6 @@
 //! The XML of shards and indexes, as sitemaps.org defines it.
 
+use crate::keys;
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
 
@@ -105,6 +106,20 @@ pub fn index(entries: &[Entry], files_url: &str) -> Vec<u8> {
     out
 }
 
+/// The indexes that `entries` take, each with the name of its file: one, and more where they are over [`SHARDS_MAX`],
+/// since an index may not name another. robots.txt must then name each of them ([`robots_lines`]).
+#[must_use]
+pub fn indexes(entries: &[Entry], files_url: &str) -> Vec<(String, Vec<u8>)> {
+    let parts = entries.chunks(SHARDS_MAX).enumerate();
+    parts.map(|(at, part)| (keys::index_file(at + 1), index(part, files_url))).collect()
+}
+
+/// The lines by which robots.txt names `files`: the indexes, or every shard for an engine that reads no index.
+#[must_use]
+pub fn robots_lines<'a>(files: impl IntoIterator<Item = &'a str>, files_url: &str) -> String {
+    files.into_iter().map(|file| format!("Sitemap: {files_url}/{file}\n")).collect()
+}
+
 /// The entries of an index that [`index`] made for the same `files_url`. What else stands in the bytes is not ours and
 /// is passed over.
 #[must_use]
@@ -135,6 +150,26 @@ mod tests {
         assert_eq!(index_entries(&bytes, "https://a.example/x&y"), entries);
         assert_eq!(index_entries(&bytes, "https://b.example"), []);
         assert_eq!(index_entries(b"<html>\n<sitemap><loc>https://a.example/", "https://a.example"), []);
+    }
+
+    #[test]
+    fn more_shards_than_an_index_may_name_take_several_and_robots_txt_names_them() {
+        let entry = |n: usize| Entry { file: format!("{n}.xml.gz"), changed_at: "2025-11-22T08:26:40Z".to_owned() };
+        let entries: Vec<Entry> = (0..2 * SHARDS_MAX + 1).map(entry).collect();
+        let url = "https://a.example/s";
+        let indexes = indexes(&entries, url);
+        let sizes: Vec<usize> = indexes.iter().map(|(_, bytes)| index_entries(bytes, url).len()).collect();
+        assert_eq!(sizes, [SHARDS_MAX, SHARDS_MAX, 1]);
+        assert!(indexes.iter().all(|(_, bytes)| bytes.len() as u64 <= BYTES_MAX));
+        let all: Vec<Entry> = indexes.iter().flat_map(|(_, bytes)| index_entries(bytes, url)).collect();
+        assert_eq!(all, entries);
+        let lines = robots_lines(indexes.iter().map(|(file, _)| file.as_str()), url);
+        assert_eq!(
+            lines,
+            "Sitemap: https://a.example/s/sitemap-index.xml\nSitemap: https://a.example/s/sitemap-index-2.xml\n\
+             Sitemap: https://a.example/s/sitemap-index-3.xml\n"
+        );
+        assert_eq!(super::indexes(&entries[..SHARDS_MAX], url).len(), 1);
     }
 
     #[test]

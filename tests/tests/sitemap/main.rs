@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 mod check;
+mod extensions;
 mod readers;
+mod stability;
 
 use quick_xml::events::Event;
 use std::collections::BTreeMap;
@@ -349,87 +351,5 @@ async fn growth_splits_and_shrinking_merges_without_losing_a_page() {
         assert_eq!(crawl(&fixture.out()), wanted, "round {round}");
         let named = outcome.manifest.shards.len() + 1;
         assert_eq!(fixture.files().len(), named, "round {round}: no file that the index does not name");
-    }
-}
-
-/// A small generator of numbers, so that a failing run can be repeated.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % bound as u64).unwrap()
-    }
-}
-
-/// Which file every page is in, with its lastmod.
-fn shelves(out: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
-    let mut shelves = BTreeMap::new();
-    for entry in
-        fs::read_dir(out).unwrap().map(Result::unwrap).filter(|entry| entry.path().extension() == Some("gz".as_ref()))
-    {
-        let mut xml = Vec::new();
-        flate2::read::GzDecoder::new(fs::read(entry.path()).unwrap().as_slice()).read_to_end(&mut xml).unwrap();
-        let urls = elements(&xml, "urlset", "url", &["loc", "lastmod"]);
-        let pages =
-            urls.into_iter().map(|mut url| (url.remove("loc").unwrap(), url.remove("lastmod").unwrap_or_default()));
-        shelves.insert(entry.file_name().into_string().unwrap(), pages.collect());
-    }
-    shelves
-}
-
-#[tokio::test]
-async fn over_many_rounds_pages_stay_in_their_files_and_quiet_files_stay_as_they_are() {
-    let mut fixture = Fixture { drop_percent_max: 100, ..Fixture::new() };
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-    let mut pages: BTreeMap<u32, u32> = (0..3000).map(|n| (n * 100, 1)).collect();
-    let mut before = None;
-    for round in 0..60_u32 {
-        fixture.now_ms += DAY_MS;
-        for _ in 0..30 {
-            let page = u32::try_from(numbers.below(300_000)).unwrap();
-            match numbers.below(3) {
-                0 => drop(pages.insert(page, round)),
-                1 => drop(pages.range(page..).next().map(|(page, _)| *page).map(|page| pages.remove(&page))),
-                _ => drop(pages.range_mut(page..).next().map(|(_, day)| *day = round)),
-            }
-        }
-        match round {
-            50 => pages.extend((120_000..124_000).map(|page| (page, round))),
-            52 => pages.extend((400_000..402_000).map(|page| (page, round))),
-            54 => pages.retain(|page, _| page % 10 == 0 && !(130_000..260_000).contains(page)),
-            56 => pages.retain(|page, _| page % 1000 < 100),
-            _ => {}
-        }
-        let date = |day: u32| format!("2025-{:02}-{:02}", day / 28 + 1, day % 28 + 1);
-        let rows: Vec<_> = pages.iter().map(|(page, day)| (format!("/p/{page:08}"), date(*day))).collect();
-        fixture.build(&fixture.write("pages.csv", &csv(&rows))).await.unwrap();
-        let (after, files) = (shelves(&fixture.out()), fixture.files());
-        assert_eq!(after.values().map(BTreeMap::len).sum::<usize>(), pages.len());
-        assert!(after.values().all(|pages| pages.len() <= 500));
-        if let Some((old_shelves, old_files)) = before.replace((after.clone(), files.clone())) {
-            compare(round, (&old_shelves, &old_files), (&after, &files));
-        }
-    }
-}
-
-type Shelves = BTreeMap<String, BTreeMap<String, String>>;
-type Files = BTreeMap<String, (Vec<u8>, std::time::SystemTime)>;
-
-/// No page goes from a file that stays to another that was there; equal pages mean an untouched file.
-fn compare(round: u32, (old, old_files): (&Shelves, &Files), (new, new_files): (&Shelves, &Files)) {
-    let home: BTreeMap<&String, &String> =
-        new.iter().flat_map(|(file, pages)| pages.keys().map(move |page| (page, file))).collect();
-    for (file, pages) in old {
-        if new.get(file) == Some(pages) {
-            assert_eq!(old_files[file], new_files[file], "round {round}: {file} was touched");
-        }
-        for page in pages.keys() {
-            let Some(now) = home.get(page) else { continue };
-            let moved = *now != file && new.contains_key(file) && old.contains_key(*now);
-            assert!(!moved, "round {round}: {page} went from {file} to {now}");
-        }
     }
 }

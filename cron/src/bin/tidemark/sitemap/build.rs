@@ -9,7 +9,7 @@ use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::Limits;
 use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
-use tidemark_sitemap::pages::Policy;
+use tidemark_sitemap::pages::{self, Policy};
 use tidemark_sitemap::place::directory::{Directory, Outcome};
 
 /// What `--strict` exits with where a row was rejected.
@@ -36,6 +36,9 @@ pub(crate) struct BuildArgs {
     /// Time zone of lastmod times that name none, as in Asia/Seoul
     #[arg(long, value_name = "ZONE")]
     lastmod_zone: Option<String>,
+    /// Settings of rows (TOML: hosts, engines, and tables canonical, select, news, columns), as under [rows] of a site
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
     /// URLs to which new shards are filled
     #[arg(long, value_name = "URLS", default_value_t = Limits::default().urls_target, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     target: u32,
@@ -68,8 +71,15 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let now_ms = Clock::system().now_ms();
-    let limits = Limits { urls_target: args.target, ..Limits::default() };
-    let policy = Policy { lastmod_zone, ..Policy::new(base, now_ms) };
+    let rows = match &args.rows {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            pages::Settings::parse(&text).with_context(|| format!("{} is no settings of rows", path.display()))?
+        }
+        None => pages::Settings::default(),
+    };
+    let limits = rows.narrow(Limits { urls_target: args.target, ..Limits::default() });
+    let policy = Policy { lastmod_zone, ..Policy::new(base, now_ms) }.with(rows);
     let packing = if args.plain { Packing::Plain } else { Packing::Gzip };
     let options = Options {
         limits,
