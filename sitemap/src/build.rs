@@ -599,3 +599,6 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BuildError + use<> {
     let path = path.to_owned();
     move |source| BuildError::Io { path, source }
 }
+
+#[cfg(test)]
+mod tests;
