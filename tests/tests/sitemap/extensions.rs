@@ -34,6 +34,8 @@ impl Built {
     /// The XML of every shard, each held against the schemas.
     fn shards(&self) -> Vec<String> {
         let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/extensions.xsd");
+        let checked = tidemark_sitemap::check::directory(&self.dir.path().join("out/sitemap-index.xml"));
+        assert_eq!(checked.faults, [], "by the reader of our own, which owes nothing to the writer");
         let mut shards = Vec::new();
         for shard in &self.outcome.manifest.shards {
             let bytes = fs::read(self.dir.path().join("out").join(&shard.file)).unwrap();
