@@ -4,6 +4,7 @@
 //! One owner of retries per hop: the schedule delivers the trigger, the runner retries the job, the SDK retries
 //! transport faults only.
 
+use crate::jobs::sitemap_part::Invoked;
 use crate::jobs::{Job, Part};
 use crate::keys;
 use crate::run::{Progress, RunId, RunRecord, Standing, Trigger};
@@ -15,6 +16,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::publish::{Publisher, PublisherSettings, StartError};
@@ -158,7 +160,9 @@ impl Cron {
     /// What the sitemap job works with.
     #[must_use]
     pub fn sitemap_surroundings(&self) -> Surroundings {
+        let parts = Invoked { lambda: self.lambda.clone(), function: self.settings.function.clone() };
         Surroundings {
+            parts: Some(Arc::new(parts)),
             s3: self.s3.clone(),
             athena: self.athena.clone(),
             state_bucket: self.settings.bucket.clone(),

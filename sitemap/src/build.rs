@@ -13,7 +13,7 @@ use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
 use crate::row::{ROW_FORMAT, Row};
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
-use crate::source::{self, Sink, SourceError};
+use crate::source::{self, Sink, SourceError, merge};
 use crate::xml;
 use libdeflater::{CompressionLvl, Compressor};
 use std::cmp::Ordering;
@@ -201,7 +201,16 @@ pub struct Built {
     pub report: Report,
 }
 
-/// Builds from the page lists at `inputs`, which together need not be in order: out of order they are sorted in
+impl Built {
+    /// What a pass over the rows of the run before would make, where all of its files are in place.
+    #[must_use]
+    pub fn unchanged(previous: Manifest) -> Self {
+        let manifest = previous.clone();
+        Self { manifest, previous, changes: Vec::new(), strays: Vec::new(), report: Report::default() }
+    }
+}
+
+/// Builds from the page lists at `inputs`. Several that are each in order are merged; rows out of order are sorted in
 /// `work_dir`, where the changed files and the rejects go too. Also gives the XXH3-128 of every input.
 ///
 /// # Errors
@@ -215,19 +224,26 @@ pub fn from_files(
 ) -> Result<(Built, Vec<u128>), BuildError> {
     let pass = |order| {
         let mut build = Build::new(previous.clone(), work_dir, options, order, standing)?;
-        let mut hashes = Vec::new();
-        for input in inputs {
-            let hash = source::read(input, &mut build).map_err(|error| match error {
-                SourceError::Stopped(stop) => stop,
-                other => BuildError::Source(Box::new(other)),
-            })?;
-            hashes.push(hash);
-        }
+        let hashes = if order == Order::Given && (2..=merge::FILES_MAX).contains(&inputs.len()) {
+            let addresses = options.policy.addresses()?;
+            let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
+            merge::read_merged(inputs, &key, &mut build).map_err(stopped)?;
+            inputs.iter().map(|input| source::hash_of(input).map_err(stopped)).collect::<Result<_, _>>()?
+        } else {
+            inputs.iter().map(|input| source::read(input, &mut build).map_err(stopped)).collect::<Result<_, _>>()?
+        };
         Ok::<_, BuildError>((build.finish()?, hashes))
     };
     match pass(Order::Given) {
         Err(error) if error.wants_sorting() => pass(Order::Unknown),
         outcome => outcome,
+    }
+}
+
+fn stopped(error: SourceError<BuildError>) -> BuildError {
+    match error {
+        SourceError::Stopped(stop) => stop,
+        other => BuildError::Source(Box::new(other)),
     }
 }
 
@@ -245,6 +261,7 @@ pub enum Order {
 
 /// A pass under way. Rows are pushed into it by way of [`Sink`].
 pub struct Build<'a> {
+    options: &'a Options,
     gate: Gate,
     sorter: Option<Sorter>,
     row: Vec<u8>,
@@ -265,7 +282,7 @@ impl<'a> Build<'a> {
     pub fn new(
         previous: Manifest,
         work_dir: &Path,
-        options: &Options,
+        options: &'a Options,
         order: Order,
         standing: Standing<'a>,
     ) -> Result<Self, BuildError> {
@@ -282,6 +299,7 @@ impl<'a> Build<'a> {
         let ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
         let stage = Stage::new(previous, staging, options, standing)?;
         Ok(Self {
+            options,
             gate: Gate::new(options.policy.clone(), ledger)?,
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
             row: Vec::new(),
@@ -321,10 +339,7 @@ impl<'a> Build<'a> {
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
         let report = self.gate.close(self.emitted).map_err(io_error(&rejects))?;
         debug_assert!(report.adds_up());
-        if self.emitted == 0 {
-            return Err(BuildError::Empty(report.input, Box::new(report)));
-        }
-        self.stage.finish(report)
+        self.stage.finish(report, self.options)
     }
 
     /// Puts versions together: gives the rows of `sorter` again, each followed by its links.
@@ -430,17 +445,13 @@ impl Sink for Build<'_> {
 struct Stage<'a> {
     previous: Manifest,
     staging: PathBuf,
-    run: String,
-    level: i32,
     changed_at: String,
     compressor: Compressor,
     packing: Packing,
-    drop_percent_max: u32,
     standing: Standing<'a>,
     shards: Vec<Shard>,
     changes: Vec<Change>,
     next_number: u64,
-    now_ms: i64,
     xml: Vec<u8>,
     gzip: Vec<u8>,
 }
@@ -453,56 +464,26 @@ impl<'a> Stage<'a> {
         standing: Standing<'a>,
     ) -> Result<Self, BuildError> {
         let level = CompressionLvl::new(options.level).map_err(|_| BuildError::Level(options.level))?;
-        let now_ms = options.policy.now_ms;
-        let seconds = now_ms.div_euclid(1000);
+        let seconds = options.policy.now_ms.div_euclid(1000);
         let changed_at = jiff::Timestamp::from_second(seconds).map(|at| at.to_string()).unwrap_or_default();
         Ok(Self {
             next_number: previous.next_number,
             previous,
             staging,
-            run: options.run.clone(),
-            level: options.level,
             changed_at,
             compressor: Compressor::new(level),
             packing: options.packing,
-            drop_percent_max: options.drop_percent_max,
             standing,
             shards: Vec::new(),
             changes: Vec::new(),
-            now_ms,
             xml: Vec::new(),
             gzip: Vec::new(),
         })
     }
 
-    fn finish(self, report: Report) -> Result<Built, BuildError> {
-        if self.shards.len() > xml::SHARDS_MAX {
-            return Err(BuildError::TooManyShards(self.shards.len()));
-        }
-        let (before, after) = (self.previous.urls(), report.emitted);
-        if after * 100 < before * u64::from(100 - self.drop_percent_max.min(100)) {
-            return Err(BuildError::Drop { before, after, percent: self.drop_percent_max });
-        }
-        let mut retired = self.previous.retired.clone();
-        let kept: HashSet<&str> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
-        let gone = self.previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
-        let strays = self.standing.strays.iter().map(|stray| stray.file.as_str());
-        let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
-        let going = gone.map(|shard| shard.file.clone()).chain(strays.iter().cloned());
-        retired.extend(going.map(|file| Retired { file, since_ms: self.now_ms }));
-        let manifest = Manifest {
-            version: MANIFEST_VERSION,
-            row_format: ROW_FORMAT,
-            base_url: self.previous.base_url.clone(),
-            sort_key: self.previous.sort_key.clone(),
-            compressor: COMPRESSOR.to_owned(),
-            level: self.level,
-            run: self.run,
-            next_number: self.next_number,
-            shards: self.shards,
-            retired,
-        };
-        Ok(Built { manifest, previous: self.previous, changes: self.changes, strays, report })
+    fn finish(self, report: Report, options: &Options) -> Result<Built, BuildError> {
+        let Self { previous, shards, changes, next_number, standing, .. } = self;
+        Assembly { previous, shards, changes, strays: standing.strays, report, next_number, options }.finish()
     }
 
     /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
@@ -529,6 +510,55 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// What a pass made, or the parts of one, on its way to be a whole.
+pub(crate) struct Assembly<'a> {
+    pub(crate) previous: Manifest,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) strays: &'a [Stray],
+    pub(crate) report: Report,
+    pub(crate) next_number: u64,
+    pub(crate) options: &'a Options,
+}
+
+impl Assembly<'_> {
+    /// Holds the whole against the guards and makes its manifest.
+    pub(crate) fn finish(self) -> Result<Built, BuildError> {
+        let Self { previous, shards, options, report, .. } = self;
+        if report.emitted == 0 {
+            return Err(BuildError::Empty(report.input, Box::new(report)));
+        }
+        if shards.len() > xml::SHARDS_MAX {
+            return Err(BuildError::TooManyShards(shards.len()));
+        }
+        let (before, after) = (previous.urls(), report.emitted);
+        if after * 100 < before * u64::from(100 - options.drop_percent_max.min(100)) {
+            return Err(BuildError::Drop { before, after, percent: options.drop_percent_max });
+        }
+        let mut retired = previous.retired.clone();
+        let kept: HashSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();
+        let gone = previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
+        let strays = self.strays.iter().map(|stray| stray.file.as_str());
+        let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
+        let going = gone.map(|shard| shard.file.clone()).chain(strays.iter().cloned());
+        let since_ms = options.policy.now_ms;
+        retired.extend(going.map(|file| Retired { file, since_ms }));
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            row_format: ROW_FORMAT,
+            base_url: previous.base_url.clone(),
+            sort_key: previous.sort_key.clone(),
+            compressor: COMPRESSOR.to_owned(),
+            level: options.level,
+            run: options.run.clone(),
+            next_number: self.next_number,
+            shards,
+            retired,
+        };
+        Ok(Built { manifest, previous, changes: self.changes, strays, report })
+    }
+}
+
 /// A file that was made.
 struct Made {
     file: String,
@@ -539,7 +569,7 @@ struct Made {
 
 /// The name of a new file with this hash: that of a killed run's file where the bytes are the same (so a run that is
 /// repeated ends like one that was never killed), else the next number that no such file has.
-fn new_file(packing: Packing, strays: &[Stray], next_number: &mut u64, hash: &str) -> String {
+pub(crate) fn new_file(packing: Packing, strays: &[Stray], next_number: &mut u64, hash: &str) -> String {
     loop {
         let file = packing.file(*next_number);
         *next_number += 1;

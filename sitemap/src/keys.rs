@@ -18,6 +18,8 @@ pub const STAGING_DIR: &str = "staging";
 pub const RUN_REPORT: &str = "report.json";
 /// The same as a page to look at, in the state directory.
 pub const RUN_REPORT_PAGE: &str = "report.html";
+/// Files of the input, in a run's working directory.
+pub const INPUT_DIR: &str = "input";
 /// What one run at a time holds, in the state directory.
 pub const LOCK: &str = "lock";
 
@@ -87,6 +89,69 @@ pub fn run_report_page(site: &str) -> String {
     format!("sitemaps/{site}/report.html")
 }
 
+/// A file beside the settings of a site, in the state bucket: its query.
+#[must_use]
+pub fn site_file(name: &str) -> String {
+    format!("sites/{name}")
+}
+
+/// The prefix below which every attempt of `run` has Athena write, in the state bucket. The bucket's own rule removes
+/// what stays below `athena/`.
+#[must_use]
+pub fn unload_run(site: &str, run: &str) -> String {
+    format!("athena/unload/{site}/{}/", safe(run))
+}
+
+/// The prefix below which Athena writes the rows of one attempt of `run`.
+#[must_use]
+pub fn unload_attempt(site: &str, run: &str, attempt: u64) -> String {
+    format!("{}{attempt:010}/", unload_run(site, run))
+}
+
+/// The prefix of what the parts of a run under fencing token `token` store, in the state bucket. It lies below
+/// `athena/` too, for the same rule to remove what stays.
+#[must_use]
+pub fn parts(site: &str, run: &str, token: u64) -> String {
+    format!("athena/parts/{site}/{}/{token:010}/", safe(run))
+}
+
+/// What the parts whose prefix is `folder` are told.
+#[must_use]
+pub fn parts_plan(folder: &str) -> String {
+    format!("{folder}plan.json")
+}
+
+/// The prefix of the parts' outcomes.
+#[must_use]
+pub fn part_outcomes(folder: &str) -> String {
+    format!("{folder}outcomes/")
+}
+
+/// The outcome of part `part`.
+#[must_use]
+pub fn part_outcome(folder: &str, part: usize) -> String {
+    format!("{}{part:03}.json", part_outcomes(folder))
+}
+
+/// The prefix of the files that part `part` made.
+#[must_use]
+pub fn part_files(folder: &str, part: usize) -> String {
+    format!("{folder}files/{part:03}/")
+}
+
+/// The working copy of the `at`th object of an input. The end of its key tells the format; what UNLOAD writes has no
+/// such end and is Parquet.
+#[must_use]
+pub fn input_file(at: usize, key: &str) -> String {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    let known = [".csv", ".tsv", ".ndjson", ".jsonl", ".gz", ".zst", ".parquet"];
+    let name = name.to_ascii_lowercase();
+    match known.iter().any(|end| name.ends_with(end)) && !key.starts_with("athena/unload/") {
+        true => format!("{at:05}-{}", safe(&name)),
+        false => format!("{at:05}.parquet"),
+    }
+}
+
 /// A run ID as part of a key: what is not plain becomes `-`.
 fn safe(run: &str) -> String {
     run.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect()
@@ -102,5 +167,12 @@ mod tests {
         assert_eq!([1, 2].map(index_file), ["sitemap-index.xml", "sitemap-index-2.xml"]);
         assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
+        assert_eq!(unload_attempt("demo", "a/b:c", 3), "athena/unload/demo/a-b-c/0000000003/");
+        let folder = parts("demo", "a/b:c", 3);
+        assert_eq!(folder, "athena/parts/demo/a-b-c/0000000003/");
+        assert_eq!(part_outcome(&folder, 7), "athena/parts/demo/a-b-c/0000000003/outcomes/007.json");
+        assert_eq!(part_files(&folder, 7), "athena/parts/demo/a-b-c/0000000003/files/007/");
+        assert_eq!(input_file(7, "lists/Päges.CSV.gz"), "00007-p-ges.csv.gz");
+        assert_eq!(input_file(7, "athena/unload/x/1/2/2023_000_q.gz"), "00007.parquet");
     }
 }

@@ -157,7 +157,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shard(file: &str, lower: &str, last: &str) -> Shard {
+    pub(crate) fn shard(file: &str, lower: &str, last: &str) -> Shard {
         Shard {
             file: file.to_owned(),
             lower: lower.to_owned(),

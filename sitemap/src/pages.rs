@@ -115,6 +115,14 @@ impl Policy {
         }
     }
 
+    /// What makes an address of a loc.
+    ///
+    /// # Errors
+    /// Where a host of the policy is none.
+    pub fn addresses(&self) -> Result<Addresses, HostsError> {
+        Addresses::new(&self.base, &self.hosts, &self.canonical)
+    }
+
     /// All of it that shapes the rows of a sitemap, as text: equal texts and equal inputs give equal rows. The time is
     /// part of it only where rows are selected by it.
     #[must_use]
@@ -148,7 +156,7 @@ impl Gate {
     /// Where a host of the policy is none.
     pub fn new(policy: Policy, ledger: Ledger) -> Result<Self, HostsError> {
         const TWO_DAYS_MS: i64 = 2 * 24 * 3600 * 1000;
-        let addresses = Addresses::new(&policy.base, &policy.hosts, &policy.canonical)?;
+        let addresses = policy.addresses()?;
         let future = jiff::Timestamp::from_millisecond(policy.now_ms.saturating_add(TWO_DAYS_MS));
         let future_from = future.map_or_else(|_| "9999-99-99".to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d")));
         let extensions = Extensions::new(policy.base.clone());

@@ -4,19 +4,23 @@
 //! written once under a name of their own; the commit is a compare-and-swap of the state object, so a run that lost
 //! its lease commits nothing, and the next one starts from what was committed and mends the rest.
 
-use crate::athena::{self, QueryError};
-use crate::build::{Build, BuildError, Options, Order, Standing};
+use crate::athena::{self, Athena, Fetch, ParameterError, SqlText, Statement};
+use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
+use crate::input::{self, Attempt, Fetched, InputError, Reach, ReadError, Source};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
-use crate::pages::Policy;
+use crate::parts::{Parts, PartsError, StartPart};
 use crate::place::bucket::Bucket;
 use crate::publish::{self, Manner, PlaceError, Published};
 use crate::report::Report;
 use crate::site::{Site, SiteError};
+use crate::source::SourceError;
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::state::{Held, StateError, StateStore};
@@ -35,6 +39,8 @@ pub struct Surroundings {
     pub state_bucket: String,
     /// The time.
     pub clock: Clock,
+    /// Starts further invocations, for sites that are built in parts.
+    pub parts: Option<Arc<dyn StartPart>>,
 }
 
 /// One run.
@@ -44,8 +50,8 @@ pub struct Run<'a> {
     pub site: &'a str,
     /// The run's ID; the same for a repeated trigger.
     pub id: &'a str,
-    /// Which attempt of the run this is, from 1.
-    pub attempt: u32,
+    /// Values of the query's named parameters, in place of those in the settings.
+    pub parameters: &'a BTreeMap<String, String>,
     /// How long the query may take.
     pub query_longest: Duration,
     /// A directory of its own for working files.
@@ -59,6 +65,9 @@ pub struct Committed {
     pub manifest: Option<String>,
     /// The run that committed it.
     pub run: Option<String>,
+    /// The fingerprint of the input and the settings that it was made from, where there is one.
+    #[serde(default)]
+    pub input: Option<String>,
     /// Files that a run under way, or a killed one, may have written.
     #[serde(default)]
     pub intent: Vec<String>,
@@ -73,6 +82,8 @@ pub struct Refreshed {
     pub urls: u64,
     /// Shards in the sitemap.
     pub shards: usize,
+    /// Whether the input was that of the run before, so that no row was read.
+    pub input_unchanged: bool,
     /// The account of the rows.
     pub report: Report,
     /// What was written.
@@ -115,9 +126,33 @@ pub enum RefreshError {
         /// What is wrong with it.
         source: ManifestError,
     },
-    /// The query failed.
+    /// The query's parameters cannot be filled in.
     #[error(transparent)]
-    Query(QueryError<BuildError>),
+    Parameter(#[from] ParameterError),
+    /// The query's file holds no query.
+    #[error("{file} {problem}")]
+    Sql {
+        /// The key, in the state bucket.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The rows could not be had.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The parts gave no whole.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// The site cannot be built in parts.
+    #[error("{site} is to be built in {parts} parts: {problem}")]
+    NoParts {
+        /// The site.
+        site: String,
+        /// How many.
+        parts: usize,
+        /// Why it cannot, and what to do.
+        problem: &'static str,
+    },
     /// The pass failed.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -140,7 +175,7 @@ pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Refreshed, R
     let store = StateStore::new(around.s3.clone(), &around.state_bucket);
     let now_ms = around.clock.now_ms();
     let mut held: Held<Committed> = store.acquire(&keys::state(run.site), run.id, now_ms, LEASE_MS).await?;
-    let outcome = under_lease(around, run, &site, &mut held).await;
+    let outcome = under_lease(around, run, (&site, &text), &mut held).await;
     match &outcome {
         Ok(_) => held.release().await?,
         // The lease is let go so that the next run need not wait for its end; where that fails too, it ends by itself.
@@ -156,28 +191,40 @@ pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Refreshed, R
 async fn under_lease(
     around: &Surroundings,
     run: Run<'_>,
-    site: &Site,
+    (site, settings): (&Site, &[u8]),
     held: &mut Held<Committed>,
 ) -> Result<Refreshed, RefreshError> {
     let previous = around.manifest(held, site).await?;
-    let id = athena::start(&around.athena, &site.query, &athena::request_token(run.id, run.attempt)).await;
-    let id = id.map_err(RefreshError::from_query)?;
-    athena::wait(&around.athena, &id, run.query_longest).await.map_err(RefreshError::from_query)?;
+    let statement = around.statement(run, site).await?;
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
-    let now_ms = around.clock.now_ms();
-    let policy = Policy { lastmod_zone: site.lastmod_zone.clone(), ..Policy::new(site.base.clone(), now_ms) }
-        .with(site.rows.clone());
-    let options = Options {
-        limits: site.limits,
-        level: site.level,
-        drop_percent_max: site.drop_percent_max,
-        ..Options::new(policy, run.id)
-    };
+    let whole = held.document.state.intent.is_empty() && previous.shards.iter().all(|shard| bucket.is_intact(shard));
+    let known = held.document.state.input.clone().filter(|_| whole);
+    let (longest, work_dir) = (run.query_longest, run.work_dir);
+    let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
     let strays = bucket.strays(&held.document.state.intent).await?;
-    let standing = Standing { intact: &|shard| bucket.is_intact(shard), strays: &strays };
-    let mut build = Build::new(previous.clone(), run.work_dir, &options, Order::Unknown, standing)?;
-    athena::rows(&around.athena, &id, &mut build).await.map_err(RefreshError::from_query)?;
-    let built = build.finish()?;
+    let options = site.options(run.id, around.clock.now_ms());
+    // What a sitemap hangs on beside its rows; where rows are chosen by the time, that is a part of it.
+    let values = statement.parameters.join("\n");
+    let policy = options.policy.fingerprint();
+    let salt = [settings, statement.sql.as_bytes(), values.as_bytes(), policy.as_bytes()].join(&b"\n\n"[..]);
+    let pass = Pass {
+        attempt,
+        site,
+        settings,
+        statement: &statement,
+        previous: &previous,
+        previous_key: held.document.state.manifest.as_deref(),
+        options: &options,
+        bucket: &bucket,
+        strays: &strays,
+    };
+    let made = if site.scale.parts > 1 {
+        around.build_in_parts(&pass, &salt, known.as_deref()).await?
+    } else {
+        around.build(&pass, &salt, known.as_deref()).await?
+    };
+    let input_unchanged = made.is_none();
+    let (built, fingerprint) = made.unwrap_or_else(|| (Built::unchanged(previous.clone()), known));
     let report = built.report.clone();
     let intent = built.intent();
     if intent != held.document.state.intent {
@@ -188,25 +235,124 @@ async fn under_lease(
         files_url: site.files_url.clone(),
         edge_ttl: site.target.edge_ttl,
         grace_ms: site.target.grace_ms,
-        now_ms,
+        now_ms: around.clock.now_ms(),
     };
     let (manifest, published) = publish::publish(&bucket, built, &manner).await?;
     let (urls, shards) = (manifest.urls(), manifest.shards.len());
     let rejects = around.store_rejects(run, &report).await?;
-    let key = around.commit(run, &manifest, &previous, held).await?;
-    Ok(Refreshed { site: run.site.to_owned(), urls, shards, report, published, manifest: key, rejects })
+    let key = around.commit(run, (&manifest, fingerprint), &previous, held).await?;
+    let site = run.site.to_owned();
+    Ok(Refreshed { site, urls, shards, input_unchanged, report, published, manifest: key, rejects })
 }
 
 impl RefreshError {
-    fn from_query(error: QueryError<BuildError>) -> Self {
+    fn from_read(error: ReadError<BuildError>) -> Self {
         match error {
-            QueryError::Stopped(stop) => Self::Build(stop),
-            other => Self::Query(other),
+            ReadError::Query(error) => Self::Input(error.into()),
+            ReadError::Source(SourceError::Stopped(stop)) => Self::Build(stop),
+            ReadError::Source(error) => Self::Build(BuildError::Source(Box::new(error))),
         }
     }
 }
 
+/// What a pass works on and with.
+struct Pass<'a> {
+    attempt: Attempt<'a>,
+    site: &'a Site,
+    settings: &'a [u8],
+    statement: &'a Statement,
+    previous: &'a Manifest,
+    previous_key: Option<&'a str>,
+    options: &'a Options,
+    bucket: &'a Bucket,
+    strays: &'a [Stray],
+}
+
 impl Surroundings {
+    /// What an input is read with.
+    #[must_use]
+    pub fn reach(&self) -> Reach<'_> {
+        let athena = Athena { client: &self.athena, clock: &self.clock };
+        Reach { athena, s3: &self.s3, state_bucket: &self.state_bucket }
+    }
+
+    /// The site's query with its parameters; nothing where it has none.
+    async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
+        let Source::Query(query) = &site.source else { return Ok(Statement::default()) };
+        let sql = match &query.sql {
+            SqlText::Inline(sql) => sql.clone(),
+            SqlText::File(name) => {
+                let file = keys::site_file(name);
+                let text = self.read(&file).await?;
+                let sql = athena::settings::select(&String::from_utf8_lossy(&text));
+                sql.map_err(|problem| RefreshError::Sql { file, problem })?
+            }
+        };
+        Ok(athena::parameters::statement(&sql, &query.parameters, run.parameters)?)
+    }
+
+    /// One pass over the rows, and a second one that sorts where the first finds them out of order; nothing where the
+    /// input's fingerprint is `known`. Also gives the fingerprint, where there is one.
+    async fn build(
+        &self,
+        pass: &Pass<'_>,
+        salt: &[u8],
+        known: Option<&str>,
+    ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
+        let what = (&pass.site.source, pass.statement);
+        let input = match input::fetch(self.reach(), pass.attempt, what, salt, known).await? {
+            Fetched::Unchanged => return Ok(None),
+            Fetched::Rows(input) => input,
+        };
+        let addresses = pass.options.policy.addresses().map_err(BuildError::from)?;
+        for order in input.orders() {
+            let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
+            let mut build = Build::new(pass.previous.clone(), pass.attempt.work_dir, pass.options, *order, standing)?;
+            let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
+            let read = input.read(self.reach().athena, *order, &key, &mut build).await;
+            match read.map_err(RefreshError::from_read).and_then(|_| Ok(build.finish()?)) {
+                Err(RefreshError::Build(error)) if error.wants_sorting() => {}
+                outcome => return Ok(Some((outcome?, input.fingerprint))),
+            }
+        }
+        Err(BuildError::OutOfOrder.into())
+    }
+
+    /// The same by several invocations.
+    async fn build_in_parts(
+        &self,
+        pass: &Pass<'_>,
+        salt: &[u8],
+        known: Option<&str>,
+    ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
+        let no_parts = |problem| {
+            let (site, parts) = (pass.attempt.site.to_owned(), pass.site.scale.parts);
+            RefreshError::NoParts { site, parts, problem }
+        };
+        let Source::Query(query) = &pass.site.source else {
+            return Err(no_parts("only a query can be; set scale.parts to 1"));
+        };
+        if query.fetch != Fetch::Unload {
+            return Err(no_parts("only UNLOAD writes a partition for each; set query.fetch to unload"));
+        }
+        let start = self.parts.as_deref().ok_or_else(|| no_parts("nothing here can start further invocations"))?;
+        let parts = Parts {
+            reach: self.reach(),
+            attempt: pass.attempt,
+            site: pass.site,
+            settings: std::str::from_utf8(pass.settings).unwrap_or_default(),
+            query,
+            statement: pass.statement,
+            previous: pass.previous,
+            previous_key: pass.previous_key,
+            options: pass.options,
+            strays: pass.strays,
+            start,
+        };
+        let built = parts.build(salt, known).await?;
+        Ok(built.map(|(built, fingerprint)| (built, Some(fingerprint))))
+    }
+
     async fn manifest(&self, held: &Held<Committed>, site: &Site) -> Result<Manifest, RefreshError> {
         let Some(key) = &held.document.state.manifest else { return Ok(Manifest::empty(site.base.as_str())) };
         let bytes = self.read(key).await?;
@@ -217,7 +363,7 @@ impl Surroundings {
     async fn commit(
         &self,
         run: Run<'_>,
-        manifest: &Manifest,
+        (manifest, input): (&Manifest, Option<String>),
         previous: &Manifest,
         held: &mut Held<Committed>,
     ) -> Result<String, RefreshError> {
@@ -226,14 +372,17 @@ impl Surroundings {
             && manifest.retired == previous.retired
             && held.document.state.intent.is_empty()
         {
-            return Ok(key.clone());
+            // Goes out with the release of the lease.
+            let key = key.clone();
+            held.document.state.input = input;
+            return Ok(key);
         }
         let key = keys::manifest(run.site, held.token(), run.id);
         let bytes =
             manifest.to_json().map_err(|error| RefreshError::Manifest { key: key.clone(), source: error.into() })?;
         self.write(&key, bytes, "application/json").await?;
         held.document.state =
-            Committed { manifest: Some(key.clone()), run: Some(run.id.to_owned()), intent: Vec::new() };
+            Committed { manifest: Some(key.clone()), run: Some(run.id.to_owned()), input, intent: Vec::new() };
         held.commit(self.clock.now_ms() + LEASE_MS).await?;
         Ok(key)
     }

@@ -99,6 +99,31 @@ impl Report {
         *self.kinds.entry(if known { kind } else { OTHER_KINDS.to_owned() }).or_default() += 1;
     }
 
+    /// Adds the account of another part of the rows; samples up to the usual number of each.
+    pub fn add(&mut self, other: Self) {
+        self.input += other.input;
+        self.emitted += other.emitted;
+        self.duplicates += other.duplicates;
+        let counts = [
+            (&mut self.excluded, other.excluded),
+            (&mut self.rejected, other.rejected),
+            (&mut self.dropped, other.dropped),
+            (&mut self.flagged, other.flagged),
+            (&mut self.kinds, other.kinds),
+        ];
+        for (mine, theirs) in counts {
+            for (reason, count) in theirs {
+                *mine.entry(reason).or_default() += count;
+            }
+        }
+        for sample in other.samples {
+            let same = |mine: &&Sample| (mine.outcome, &mine.reason) == (sample.outcome, &sample.reason);
+            if self.samples.iter().filter(same).count() < SAMPLES_EACH_MAX {
+                self.samples.push(sample);
+            }
+        }
+    }
+
     fn count(&mut self, outcome: Outcome, reason: &str) -> u64 {
         let counts = match outcome {
             Outcome::Rejected => &mut self.rejected,

@@ -1,9 +1,12 @@
 //! The settings of one site's sitemap: a TOML file, read and checked whole before anything is done.
 
-use crate::build::DROP_PERCENT_MAX;
+use crate::athena;
+use crate::build::{DROP_PERCENT_MAX, Options};
 use crate::cut::Limits;
+use crate::input::{self, Source};
 use crate::loc::BaseUrl;
-use crate::pages;
+use crate::pages::{self, Policy};
+use crate::parts;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use std::time::Duration;
@@ -46,7 +49,11 @@ struct File {
     base_url: String,
     files_url: Option<String>,
     lastmod_zone: Option<String>,
-    query: FileQuery,
+    query: Option<athena::Settings>,
+    #[serde(default)]
+    input: input::Settings,
+    #[serde(default)]
+    scale: parts::Settings,
     publish: FilePublish,
     #[serde(default)]
     rows: pages::Settings,
@@ -54,17 +61,6 @@ struct File {
     shards: FileShards,
     #[serde(default)]
     guard: FileGuard,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileQuery {
-    sql: String,
-    database: String,
-    #[serde(default = "primary")]
-    workgroup: String,
-    output: Option<String>,
-    catalog: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,10 +88,6 @@ struct FileGuard {
     drop_percent_max: Option<u32>,
 }
 
-fn primary() -> String {
-    "primary".to_owned()
-}
-
 fn edge_ttl_seconds() -> u64 {
     60
 }
@@ -114,7 +106,9 @@ pub struct Site {
     /// The zone of lastmod times that name none.
     pub lastmod_zone: Option<TimeZone>,
     /// Where the rows come from.
-    pub query: Query,
+    pub source: Source,
+    /// In how many parts it is built.
+    pub scale: parts::Settings,
     /// Where the files go.
     pub target: Target,
     /// What shapes the rows.
@@ -125,21 +119,6 @@ pub struct Site {
     pub level: i32,
     /// How many percent fewer URLs than before are believed.
     pub drop_percent_max: u32,
-}
-
-/// An Athena query whose columns are those of [`crate::pages::COLUMNS`], `loc` at least.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// The SELECT.
-    pub sql: String,
-    /// The database its tables are in.
-    pub database: String,
-    /// The catalog of the database, where it is not the account's own.
-    pub catalog: Option<String>,
-    /// The workgroup that pays.
-    pub workgroup: String,
-    /// `s3://bucket/prefix/` for results, where the workgroup does not set one.
-    pub output: Option<String>,
 }
 
 /// A prefix of a bucket, and how caches before it behave.
@@ -190,7 +169,8 @@ impl Site {
             base,
             files_url: files_url.as_str().to_owned(),
             lastmod_zone,
-            query: query(file.query, &wrong)?,
+            source: file.input.check(file.query).map_err(|(field, problem)| wrong(field, problem))?,
+            scale: file.scale.check().map_err(|(field, problem)| wrong(field, problem))?,
             target: target(file.publish, &wrong)?,
             limits: file.rows.narrow(Limits { urls_target, ..defaults }),
             rows: file.rows,
@@ -200,33 +180,22 @@ impl Site {
     }
 }
 
-type Wrong<'a> = dyn Fn(&'static str, String) -> SiteError + 'a;
-
-fn query(file: FileQuery, wrong: &Wrong<'_>) -> Result<Query, SiteError> {
-    let sql = file.sql.trim().trim_end_matches(';').trim_end().to_owned();
-    let first = sql.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-    if !matches!(first.as_str(), "select" | "with") {
-        return Err(wrong(
-            "query.sql",
-            "does not begin with SELECT or WITH: give the query that lists the pages".into(),
-        ));
-    }
-    for (field, text) in [("query.database", &file.database), ("query.workgroup", &file.workgroup)] {
-        if text.trim().is_empty() {
-            return Err(wrong(field, "is empty".into()));
+impl Site {
+    /// How a run called `run` at `now_ms` builds the sitemap.
+    #[must_use]
+    pub fn options(&self, run: &str, now_ms: i64) -> Options {
+        let policy = Policy { lastmod_zone: self.lastmod_zone.clone(), ..Policy::new(self.base.clone(), now_ms) }
+            .with(self.rows.clone());
+        Options {
+            limits: self.limits,
+            level: self.level,
+            drop_percent_max: self.drop_percent_max,
+            ..Options::new(policy, run)
         }
     }
-    if let Some(output) = &file.output
-        && !output.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
-    {
-        return Err(wrong(
-            "query.output",
-            format!("is {output:?}: give s3://bucket/prefix/ or leave it to the workgroup"),
-        ));
-    }
-    let FileQuery { database, workgroup, output, catalog, .. } = file;
-    Ok(Query { sql, database, catalog, workgroup, output })
 }
+
+type Wrong<'a> = dyn Fn(&'static str, String) -> SiteError + 'a;
 
 fn target(file: FilePublish, wrong: &Wrong<'_>) -> Result<Target, SiteError> {
     if file.bucket.trim().is_empty() || file.bucket.contains(['/', ':']) {
@@ -249,6 +218,7 @@ fn target(file: FilePublish, wrong: &Wrong<'_>) -> Result<Target, SiteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::athena::{Fetch, SqlText};
 
     const GOOD: &str = r#"
         base_url = "https://www.example.com/"
@@ -269,8 +239,12 @@ mod tests {
             (site.base.as_str(), site.files_url.as_str()),
             ("https://www.example.com", "https://www.example.com")
         );
-        assert_eq!(site.query.sql, "SELECT loc, lastmod FROM pages ORDER BY loc");
-        assert_eq!((site.query.workgroup.as_str(), site.target.prefix.as_str()), ("primary", "a/b/"));
+        let Source::Query(query) = &site.source else { panic!("{:?}", site.source) };
+        assert_eq!(query.sql, SqlText::Inline("SELECT loc, lastmod FROM pages ORDER BY loc".into()));
+        assert_eq!(
+            (query.workgroup.as_str(), query.fetch, site.target.prefix.as_str()),
+            ("primary", Fetch::Unload, "a/b/")
+        );
         assert_eq!((site.target.edge_ttl.as_secs(), site.target.grace_ms), (60, 86_400_000));
         assert_eq!((site.limits, site.level), (Limits::default(), 4));
     }
@@ -295,6 +269,10 @@ mod tests {
             ("database = \"shop\"", "database = \" \"", "query.database"),
             ("database = \"shop\"", "", "database"),
             ("s3://results", "results", "query.output"),
+            ("database = \"shop\"", "database = \"shop\"\nsql_file = \"x.sql\"", "query.sql_file"),
+            ("sql = ", "sql_file = \"../x.sql\" #", "query.sql_file"),
+            ("database = \"shop\"", "database = \"shop\"\nfetch = \"mail\"", "fetch"),
+            ("[publish]", "[input]\nobjects = \"s3://a/b\"\n[publish]", "input.objects"),
             ("bucket = \"sitemaps\"", "bucket = \"s3://x\"", "publish.bucket"),
             ("prefix = \"/a/b\"", "prefix = \"a/../b\"", "publish.prefix"),
             ("prefix = \"/a/b\"", "edge_ttl_seconds = 3600", "publish.edge_ttl_seconds"),

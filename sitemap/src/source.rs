@@ -3,6 +3,7 @@
 //! Each format is a reader that pushes rows into a [`Sink`]; none holds more than one row (Parquet: one batch).
 
 mod csv;
+pub mod merge;
 mod ndjson;
 mod nested;
 mod parquet;
@@ -85,6 +86,19 @@ pub enum SourceError<S> {
     Stopped(S),
 }
 
+impl<S> SourceError<S> {
+    /// The same error for another taker of the rows; nothing where the taker itself ended the reading.
+    pub(crate) fn unstopped<T>(self) -> Option<SourceError<T>> {
+        match self {
+            Self::Open { path, source } => Some(SourceError::Open { path, source }),
+            Self::Format { path } => Some(SourceError::Format { path }),
+            Self::Header { path, problem } => Some(SourceError::Header { path, problem }),
+            Self::Broken { path, line, problem } => Some(SourceError::Broken { path, line, problem }),
+            Self::Stopped(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Csv { delimiter: u8 },
@@ -105,31 +119,70 @@ enum Packing {
 /// # Errors
 /// A [`SourceError`] that names the file, the line and what to do.
 pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<u128, SourceError<T::Stop>> {
-    let (format, packing) = kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })?;
+    let open = |source| SourceError::Open { path: path.to_owned(), source };
+    match kind(path) {
+        Some((Format::Parquet, _)) | None => {
+            read_rows(path, sink)?;
+            hash(path).map_err(open)
+        }
+        Some(text) => {
+            let mut file = Hashed { file: open_file(path)?, hash: Xxh3::new() };
+            read_text(path, text, &mut file, sink)?;
+            io::copy(&mut file, &mut io::sink()).map_err(open)?;
+            Ok(file.hash.digest128())
+        }
+    }
+}
+
+/// Reads the page list at `path` into `sink`, as [`read`] does, without hashing the file.
+///
+/// # Errors
+/// A [`SourceError`] that names the file, the line and what to do.
+pub fn read_rows<T: Sink>(path: &Path, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+    match kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })? {
+        (Format::Parquet, _) => parquet::read(path, open_file(path)?, sink),
+        text => read_text(path, text, &mut open_file(path)?, sink),
+    }
+}
+
+fn open_file<S>(path: &Path) -> Result<File, SourceError<S>> {
     let open = |source| SourceError::Open { path: path.to_owned(), source };
     let file = File::open(path).map_err(open)?;
     if file.metadata().map_err(open)?.is_dir() {
         return Err(open(io::Error::from(io::ErrorKind::IsADirectory)));
     }
-    if format == Format::Parquet {
-        parquet::read(path, file, sink)?;
-        return hash(path).map_err(open);
-    }
-    let mut file = Hashed { file, hash: Xxh3::new() };
+    Ok(file)
+}
+
+fn read_text<T: Sink>(
+    path: &Path,
+    (format, packing): (Format, Packing),
+    mut file: &mut dyn Read,
+    sink: &mut T,
+) -> Result<(), SourceError<T::Stop>> {
     let text = |reader: &mut dyn Read, sink: &mut T| match format {
         Format::Csv { delimiter } => csv::read(path, reader, delimiter, sink),
         _ => ndjson::read(path, reader, sink),
     };
     match packing {
-        Packing::Plain => text(&mut file, sink),
+        Packing::Plain => text(file, sink),
         Packing::Gzip => {
-            let buffered = io::BufReader::with_capacity(CHUNK_BYTES, &mut file);
+            let buffered = io::BufReader::with_capacity(CHUNK_BYTES, file);
             text(&mut flate2::bufread::MultiGzDecoder::new(buffered), sink)
         }
-        Packing::Zstd => text(&mut zstd::Decoder::new(&mut file).map_err(open)?, sink),
-    }?;
-    io::copy(&mut file, &mut io::sink()).map_err(open)?;
-    Ok(file.hash.digest128())
+        Packing::Zstd => {
+            let open = |source| SourceError::Open { path: path.to_owned(), source };
+            text(&mut zstd::Decoder::new(&mut file).map_err(open)?, sink)
+        }
+    }
+}
+
+/// The XXH3-128 of the file at `path`, as [`read`] gives it.
+///
+/// # Errors
+/// A [`SourceError`] that names the file.
+pub(crate) fn hash_of<S>(path: &Path) -> Result<u128, SourceError<S>> {
+    hash(path).map_err(|source| SourceError::Open { path: path.to_owned(), source })
 }
 
 /// The XXH3-128 of the file at `path`.

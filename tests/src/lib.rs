@@ -2,6 +2,7 @@
 //! them, a model of PutRecords with its faults, a proxy that makes commands late, and the seeded simulation of cache
 //! sync.
 
+pub mod athena;
 pub mod batch;
 pub mod put_records;
 pub mod random;

@@ -347,7 +347,7 @@ async fn a_schedule_publishes_the_sitemap() -> Result<()> {
     page_table::put_part(&road.deployment, 0, &part).await?;
     page_table::register(&road.deployment, &CloudOptions::of_this_clone().venv.join("bin/python")).await?;
     let site = format!(
-        "base_url = \"https://shop.example\"\n[query]\nsql = \"SELECT loc, lastmod FROM {}\"\ndatabase = \"{}\"\n\
+        "base_url = \"https://shop.example\"\n[query]\nsql = \"SELECT loc, lastmod FROM {}\"\ndatabase = \"{}\"\nfetch = \"select\"\n\
          output = \"s3://{}/athena/\"\n[publish]\nbucket = \"{SITEMAP_BUCKET}\"\nedge_ttl_seconds = 0\n",
         page_table::TABLE,
         page_table::DATABASE,

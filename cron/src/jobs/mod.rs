@@ -3,6 +3,7 @@
 pub mod heartbeat;
 pub mod resync;
 pub mod sitemap;
+pub mod sitemap_part;
 pub mod snapshot;
 
 use crate::runner::Context;
@@ -29,10 +30,12 @@ pub enum Job {
     Resync,
     /// Brings a sitemap up to date.
     Sitemap,
+    /// Builds one part of a sitemap; started by the sitemap job.
+    SitemapPart,
 }
 
 /// Every job.
-pub const JOBS: [Job; 4] = [Job::Heartbeat, Job::Snapshot, Job::Resync, Job::Sitemap];
+pub const JOBS: [Job; 5] = [Job::Heartbeat, Job::Snapshot, Job::Resync, Job::Sitemap, Job::SitemapPart];
 
 impl Job {
     /// The job's name.
@@ -43,6 +46,7 @@ impl Job {
             Job::Snapshot => "snapshot",
             Job::Resync => "resync",
             Job::Sitemap => "sitemap",
+            Job::SitemapPart => "sitemap_part",
         }
     }
 
@@ -58,13 +62,14 @@ impl Job {
     /// What no two runs may work on at once: the job, and where it says so the region or site.
     #[must_use]
     pub fn lease(self, args: &Value) -> String {
+        let number = if self == Job::SitemapPart { format!("-{}", args["part"]) } else { String::new() };
         let part = match self {
             Job::Heartbeat => None,
             Job::Snapshot | Job::Resync => args["region"].as_str(),
-            Job::Sitemap => args["site"].as_str(),
+            Job::Sitemap | Job::SitemapPart => args["site"].as_str(),
         };
         let part: String = part.unwrap_or("").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-        if part.is_empty() { self.name().to_owned() } else { format!("{}-{part}", self.name()) }
+        if part.is_empty() { self.name().to_owned() } else { format!("{}-{part}{number}", self.name()) }
     }
 
     /// The longest that one part may take; its lease runs a little longer.
@@ -72,7 +77,7 @@ impl Job {
     pub fn part_max(self) -> Duration {
         match self {
             Job::Heartbeat => Duration::from_secs(45),
-            Job::Snapshot | Job::Resync | Job::Sitemap => Duration::from_secs(14 * 60),
+            Job::Snapshot | Job::Resync | Job::Sitemap | Job::SitemapPart => Duration::from_secs(14 * 60),
         }
     }
 
@@ -87,9 +92,13 @@ impl Job {
             Job::Resync => resync::run(context, cursor).await,
             Job::Sitemap => {
                 let around = context.cron.sitemap_surroundings();
-                let (run, attempt, left) = (context.run.as_str(), context.attempt, context.time_left());
-                let refreshed = sitemap::run(&around, &context.args, run, attempt, left).await?;
+                let (run, left) = (context.run.as_str(), context.time_left());
+                let refreshed = sitemap::run(&around, &context.args, run, left).await?;
                 Ok(Part::Done(serde_json::to_value(refreshed)?))
+            }
+            Job::SitemapPart => {
+                sitemap_part::run(&context.cron.sitemap_surroundings(), &context.args).await?;
+                Ok(Part::Done(Value::Null))
             }
         }
     }

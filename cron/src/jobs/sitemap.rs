@@ -1,6 +1,8 @@
 //! The sitemap job: brings the sitemap of one site up to date. Its argument is the site's name, `{"site":"demo"}`.
 
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
 
@@ -9,10 +11,12 @@ const QUERY_SHARE: f64 = 0.6;
 
 /// The job's arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Args {
     /// The site, as in `sites/NAME.toml` in the state bucket.
     pub site: String,
+    /// Values of the query's named parameters, in place of those in the site's settings: `{"site":"demo","since":"…"}`.
+    #[serde(flatten)]
+    pub parameters: BTreeMap<String, Value>,
 }
 
 /// Why the job did not finish.
@@ -29,7 +33,7 @@ pub enum SitemapError {
     Refresh(#[from] RefreshError),
 }
 
-/// Runs the job as attempt `attempt` (from 1) of the run `run_id`, within `time_left`.
+/// Runs the job as the run `run_id`, within `time_left`.
 ///
 /// # Errors
 /// A [`SitemapError`]. What was committed before stays, and the next run mends what this one left.
@@ -37,13 +41,14 @@ pub async fn run(
     around: &Surroundings,
     args: &serde_json::Value,
     run_id: &str,
-    attempt: u32,
     time_left: Duration,
 ) -> Result<Refreshed, SitemapError> {
     let args = Args::deserialize(args)?;
     let work_dir = tempfile::tempdir()?;
     let query_longest = time_left.mul_f64(QUERY_SHARE);
-    let run = Run { site: &args.site, id: run_id, attempt, query_longest, work_dir: work_dir.path() };
+    let plain = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let parameters = args.parameters.into_iter().map(|(name, value)| (name, plain(value))).collect();
+    let run = Run { site: &args.site, id: run_id, parameters: &parameters, query_longest, work_dir: work_dir.path() };
     let refreshed = refresh::refresh(around, run).await?;
     tracing::info!(
         site = refreshed.site,

@@ -33,6 +33,7 @@ data "aws_iam_policy_document" "athena" {
     actions = [
       "athena:GetQueryExecution",
       "athena:GetQueryResults",
+      "athena:GetQueryRuntimeStatistics",
       "athena:GetWorkGroup",
       "athena:StartQueryExecution",
       "athena:StopQueryExecution",

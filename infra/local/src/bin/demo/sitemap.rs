@@ -107,6 +107,7 @@ files_url = "{files}"
 [query]
 sql = "SELECT loc, lastmod FROM {TABLE} ORDER BY loc"
 database = "{DATABASE}"
+fetch = "select"
 output = "s3://{state}/athena/"
 
 [publish]

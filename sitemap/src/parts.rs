@@ -1,0 +1,689 @@
+//! One sitemap built by several invocations, each for a key range, and committed once.
+//!
+//! The run that holds the lease has Athena write one partition for each key range, stores a plan, starts the parts and
+//! waits for their outcomes; then it puts them together and publishes as if it had built them itself. A part writes
+//! nothing but below the plan's own prefix: a part of a run that lost its lease changes nothing that anybody sees. Key
+//! ranges begin where shards begin, so a URL keeps its shard; in a first build they come from a sample of the rows.
+
+use crate::athena::{self, Athena, QueryError, Statement, results, unload};
+use crate::build::{self, Build, BuildError, Built, Change, Options, Standing, Stray};
+use crate::canonical::Addresses;
+use crate::columns::{Column, Columns};
+use crate::input::{self, Attempt, Input, InputError, Object, Reach, ReadError};
+use crate::keys;
+use crate::manifest::{Manifest, ManifestError, Shard};
+use crate::pages::RawPage;
+use crate::place::bucket::Bucket;
+use crate::publish::PlaceError;
+use crate::report::Report;
+use crate::site::{Site, SiteError};
+use crate::source::{Sink, SourceError};
+use aws_sdk_s3::error::DisplayErrorContext;
+use aws_sdk_s3::primitives::ByteStream;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// Parts that a run may have: partitions of one UNLOAD.
+pub const PARTS_MAX: usize = unload::PARTITIONS_MAX;
+/// Rows that are looked at to find key ranges, about.
+const SAMPLE_ROWS: u64 = 20_000;
+/// The pause between two looks at the outcomes.
+const PAUSE: Duration = Duration::from_secs(2);
+/// New files of a part are numbered apart from those of others until they are put together.
+const NUMBERS_EACH: u64 = 1_000_000_000;
+
+/// The section `[scale]` of a site's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// In how many parts a run is built; 1 for one invocation.
+    pub parts: usize,
+    /// About how many pages there are; for the first run, which samples them.
+    pub pages: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { parts: 1, pages: 10_000_000 }
+    }
+}
+
+impl Settings {
+    /// The settings, checked.
+    ///
+    /// # Errors
+    /// The field that cannot be used, and what is wrong with it.
+    pub fn check(self) -> Result<Self, (&'static str, String)> {
+        if !(1..=PARTS_MAX).contains(&self.parts) {
+            return Err(("scale.parts", format!("is {}: give 1 to {PARTS_MAX}", self.parts)));
+        }
+        if self.pages == 0 {
+            return Err(("scale.pages", "is 0: give about how many pages there are".into()));
+        }
+        Ok(self)
+    }
+}
+
+/// Starts an invocation that calls [`work`].
+pub trait StartPart: std::fmt::Debug + Send + Sync {
+    /// Starts part `part` of the plan stored under the key `plan`, and does not wait for its end.
+    fn start(
+        &self,
+        site: &str,
+        plan: &str,
+        part: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+}
+
+/// Why the parts of a run gave no whole.
+#[derive(Debug, thiserror::Error)]
+pub enum PartsError {
+    /// The rows could not be had.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The pass failed.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The place cannot be looked at.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The settings in the plan are wrong.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// An object does not parse.
+    #[error("s3 object {key} cannot be used: {problem}")]
+    Object {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A part could not be started.
+    #[error("part {part} could not be started: {problem}")]
+    Start {
+        /// Its number.
+        part: usize,
+        /// What was said.
+        problem: String,
+    },
+    /// A part failed.
+    #[error("part {part} failed: {problem}")]
+    Part {
+        /// Its number.
+        part: usize,
+        /// What it said.
+        problem: String,
+    },
+    /// A part takes too long.
+    #[error("{missing} of {parts} parts were not done after {waited_s} s: give the job more time, or more parts")]
+    TooSlow {
+        /// How many are missing.
+        missing: usize,
+        /// How many there are.
+        parts: usize,
+        /// How long they were waited for, in seconds.
+        waited_s: u64,
+    },
+    /// Pages have versions in other languages.
+    #[error("pages with a group or alternates cannot be built in parts: set scale.parts to 1")]
+    Versions,
+    /// A row is in another key range than its address.
+    #[error(
+        "{loc} is in part {part} by what the query gives as loc, and not by the address that it becomes: give loc as it \
+         stands in the sitemap, or build in one part"
+    )]
+    Misplaced {
+        /// Its address.
+        loc: String,
+        /// The part.
+        part: usize,
+    },
+}
+
+/// What every part of a run is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Plan {
+    run: String,
+    now_ms: i64,
+    /// The text of the site's settings.
+    settings: String,
+    /// The manifest that the run continues, in the state bucket.
+    manifest: Option<String>,
+    /// Where key ranges begin, the first left out.
+    lowers: Vec<String>,
+    /// The rows of each part.
+    objects: Vec<Vec<Object>>,
+}
+
+/// What a part made.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Outcome {
+    shards: Vec<Shard>,
+    /// Names of staged files.
+    changes: Vec<String>,
+    report: Report,
+    /// Whether there is a list of rejects.
+    rejects: bool,
+    error: Option<String>,
+}
+
+/// A run that is built in parts.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// What is reached.
+    pub reach: Reach<'a>,
+    /// The run.
+    pub attempt: Attempt<'a>,
+    /// The site.
+    pub site: &'a Site,
+    /// The text of its settings.
+    pub settings: &'a str,
+    /// Its query.
+    pub query: &'a athena::Query,
+    /// The query's text and parameters.
+    pub statement: &'a Statement,
+    /// What the run continues.
+    pub previous: &'a Manifest,
+    /// The key of that, where it was ever committed.
+    pub previous_key: Option<&'a str>,
+    /// How the pass is made.
+    pub options: &'a Options,
+    /// What is left of a run that was killed.
+    pub strays: &'a [Stray],
+    /// Starts the parts.
+    pub start: &'a dyn StartPart,
+}
+
+impl Parts<'_> {
+    /// Builds in parts, unless the input's fingerprint is `known`: then there is nothing. Also gives the fingerprint.
+    ///
+    /// # Errors
+    /// A [`PartsError`]; nothing was published, and what was stored for the parts is removed.
+    pub async fn build(&self, salt: &[u8], known: Option<&str>) -> Result<Option<(Built, String)>, PartsError> {
+        let Reach { s3, state_bucket, .. } = self.reach;
+        let Attempt { site, run, number, .. } = self.attempt;
+        let target = input::unload_target(self.reach, self.attempt);
+        let folder = keys::parts(site, run, number);
+        input::clear(s3, state_bucket, &keys::unload_run(site, run)).await?;
+        let outcome = self.build_under(&target, &folder, salt, known).await;
+        for prefix in [&target.prefix, &folder] {
+            if let Err(error) = input::clear(s3, state_bucket, prefix).await {
+                tracing::warn!(%error, prefix, "files of a run in parts stay until the bucket's own rule removes them");
+            }
+        }
+        outcome
+    }
+
+    async fn build_under(
+        &self,
+        target: &unload::Target,
+        folder: &str,
+        salt: &[u8],
+        known: Option<&str>,
+    ) -> Result<Option<(Built, String)>, PartsError> {
+        let began_ms = self.reach.athena.clock.now_ms();
+        let lowers = self.lowers().await?;
+        let base = self.site.base.as_str();
+        let unload = unload::by_range(self.statement, target, base, &lowers);
+        let (run, number, longest) = (self.attempt.run, self.attempt.number, self.attempt.longest);
+        let finished = unload::run(self.reach.athena, self.query, &unload, (run, number), longest).await;
+        let finished = finished.map_err(InputError::from)?;
+        let objects = input::unload_objects(self.reach, &finished, target).await?;
+        let fingerprint = input::fingerprint(&objects, salt);
+        if known == Some(fingerprint.as_str()) {
+            return Ok(None);
+        }
+        let plan = Plan {
+            run: run.to_owned(),
+            now_ms: self.options.policy.now_ms,
+            settings: self.settings.to_owned(),
+            manifest: self.previous_key.map(str::to_owned),
+            objects: by_part(objects, lowers.len() + 1, &target.prefix)?,
+            lowers,
+        };
+        let plan_key = keys::parts_plan(folder);
+        write_json(self.reach, &plan_key, &plan).await?;
+        for part in 0..plan.objects.len() {
+            let started = self.start.start(self.attempt.site, &plan_key, part).await;
+            started.map_err(|problem| PartsError::Start { part, problem })?;
+        }
+        self.until_done(folder, plan.objects.len(), began_ms).await?;
+        let mut outcomes = Vec::with_capacity(plan.objects.len());
+        for part in 0..plan.objects.len() {
+            let outcome: Outcome = read_json(self.reach, &keys::part_outcome(folder, part)).await?;
+            if let Some(problem) = outcome.error {
+                return Err(PartsError::Part { part, problem });
+            }
+            outcomes.push(outcome);
+        }
+        let read: u64 = outcomes.iter().map(|outcome| outcome.report.input).sum();
+        athena::query::check_count(self.reach.athena, &finished.id, read).await.map_err(InputError::from)?;
+        Ok(Some((self.put_together(folder, &plan, outcomes).await?, fingerprint)))
+    }
+
+    /// Where the key ranges of the parts begin, the first left out.
+    async fn lowers(&self) -> Result<Vec<String>, PartsError> {
+        let Settings { parts, pages } = self.site.scale;
+        if !self.previous.shards.is_empty() {
+            return Ok(lowers_of_shards(&self.previous.shards, parts));
+        }
+        let share = (SAMPLE_ROWS as f64 / pages as f64).min(1.0);
+        let sql = format!("SELECT loc FROM (\n{}\n) WHERE random() < {share:.9}", self.statement.sql);
+        let sample = Statement { sql, parameters: self.statement.parameters.clone() };
+        let token = athena::request_token(self.attempt.run, self.attempt.number, "sample");
+        let athena = self.reach.athena;
+        let id = athena::start(athena, self.query, &sample, &token).await.map_err(InputError::from)?;
+        athena::wait(athena, &id, self.attempt.longest).await.map_err(InputError::from)?;
+        let policy = &self.options.policy;
+        let addresses = policy.addresses().map_err(BuildError::from)?;
+        let mut keys = Keys { addresses, columns: policy.columns.clone(), keys: Vec::new() };
+        match results::rows(athena, &id, &mut keys).await {
+            Ok(_) => Ok(lowers_of_sample(keys.keys, parts)),
+            Err(results::RowsError::Query(error)) => Err(InputError::from(error).into()),
+            Err(results::RowsError::Stopped(never)) => match never {},
+        }
+    }
+
+    /// Waits until every part has stored its outcome.
+    async fn until_done(&self, folder: &str, parts: usize, began_ms: i64) -> Result<(), PartsError> {
+        let clock = self.reach.athena.clock;
+        loop {
+            let there = input::listed(self.reach.s3, self.reach.state_bucket, &keys::part_outcomes(folder)).await?;
+            if there.len() >= parts {
+                return Ok(());
+            }
+            let waited = Duration::from_millis(u64::try_from(clock.now_ms() - began_ms).unwrap_or(0));
+            if waited >= self.attempt.longest {
+                let missing = parts - there.len();
+                return Err(PartsError::TooSlow { missing, parts, waited_s: waited.as_secs() });
+            }
+            clock.sleep(PAUSE).await;
+        }
+    }
+
+    /// One outcome of many: new files get their names, staged ones come here.
+    async fn put_together(&self, folder: &str, plan: &Plan, outcomes: Vec<Outcome>) -> Result<Built, PartsError> {
+        let known: HashSet<&str> = self.previous.shards.iter().map(|shard| shard.file.as_str()).collect();
+        let staging = self.attempt.work_dir.join(keys::STAGING_DIR);
+        fs::create_dir_all(&staging).map_err(io_error(&staging))?;
+        let rejects = self.attempt.work_dir.join(keys::REJECTS);
+        fs::write(&rejects, b"").map_err(io_error(&rejects))?;
+        let (mut next_number, mut shards, mut changes, mut report) =
+            (self.previous.next_number, Vec::new(), Vec::new(), Report::default());
+        for (part, outcome) in outcomes.into_iter().enumerate() {
+            let staged = keys::part_files(folder, part);
+            let mut changed: HashSet<String> = outcome.changes.into_iter().collect();
+            for (at, mut shard) in outcome.shards.into_iter().enumerate() {
+                if at == 0 && part > 0 && shards.is_empty() {
+                    shard.lower = String::new();
+                } else if at == 0 && part > 0 {
+                    shard.lower = plan.lowers[part - 1].clone();
+                }
+                let staged_file = shard.file.clone();
+                if !known.contains(staged_file.as_str()) {
+                    shard.file = build::new_file(self.options.packing, self.strays, &mut next_number, &shard.file_hash);
+                }
+                if changed.remove(&staged_file) {
+                    let to = staging.join(&shard.file);
+                    self.get_file(&format!("{staged}{staged_file}"), &to, false).await?;
+                    changes.push(Change { file: shard.file.clone(), staged: to });
+                }
+                shards.push(shard);
+            }
+            report.add(outcome.report);
+            if outcome.rejects {
+                self.get_file(&format!("{staged}{}", keys::REJECTS), &rejects, true).await?;
+            }
+        }
+        let assembly = build::Assembly {
+            previous: self.previous.clone(),
+            shards,
+            changes,
+            strays: self.strays,
+            report,
+            next_number,
+            options: self.options,
+        };
+        Ok(assembly.finish()?)
+    }
+
+    async fn get_file(&self, key: &str, path: &Path, append: bool) -> Result<(), PartsError> {
+        let bytes = read(self.reach, key).await?;
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).append(append).truncate(!append);
+        options.open(path).and_then(|mut file| file.write_all(&bytes)).map_err(io_error(path))?;
+        Ok(())
+    }
+}
+
+/// The objects of each part, by the partition in their keys.
+fn by_part(objects: Vec<Object>, parts: usize, prefix: &str) -> Result<Vec<Vec<Object>>, PartsError> {
+    let mut each = vec![Vec::new(); parts];
+    for object in objects {
+        let rest = object.key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(unload::PARTITION_COLUMN));
+        let part = rest.and_then(|rest| rest.strip_prefix('=')?.split('/').next()?.parse::<usize>().ok());
+        match part.and_then(|part| each.get_mut(part)) {
+            Some(part) => part.push(object),
+            None => {
+                let problem = format!("its name tells none of {parts} partitions");
+                return Err(PartsError::Object { key: object.key, problem });
+            }
+        }
+    }
+    Ok(each)
+}
+
+/// Keys where ranges of about equally many URLs begin; each is the first key of a shard's range.
+fn lowers_of_shards(shards: &[Shard], parts: usize) -> Vec<String> {
+    let total: u64 = shards.iter().map(|shard| u64::from(shard.urls)).sum();
+    let (mut before, mut lowers) = (0, Vec::new());
+    for shard in shards {
+        let due = total * (lowers.len() as u64 + 1) / parts as u64;
+        if before >= due && !shard.lower.is_empty() && lowers.len() + 1 < parts {
+            lowers.push(shard.lower.clone());
+        }
+        before += u64::from(shard.urls);
+    }
+    lowers
+}
+
+/// Keys at equal distances in the sorted sample.
+fn lowers_of_sample(mut keys: Vec<String>, parts: usize) -> Vec<String> {
+    keys.sort();
+    keys.dedup();
+    let mut lowers: Vec<String> = (1..parts).filter_map(|part| keys.get(part * keys.len() / parts).cloned()).collect();
+    lowers.dedup();
+    lowers
+}
+
+/// Gathers the keys of rows.
+struct Keys {
+    addresses: Addresses,
+    columns: Columns,
+    keys: Vec<String>,
+}
+
+impl Sink for Keys {
+    type Stop = std::convert::Infallible;
+
+    fn columns(&self) -> Columns {
+        self.columns.clone()
+    }
+
+    fn page(&mut self, page: &RawPage<'_>) -> Result<(), Self::Stop> {
+        let mut key = Vec::new();
+        if self.addresses.resolve(page.field(Column::Loc), &mut key).is_ok() {
+            self.keys.push(String::from_utf8_lossy(&key).into_owned());
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, _: u64, _: &str, _: &[u8], _: &str) -> Result<(), Self::Stop> {
+        Ok(())
+    }
+}
+
+/// Does part `part` of the plan under `plan_key` and stores its outcome, a failure too. One that is stored already is
+/// left as it is, so that a repeated start does no harm.
+///
+/// # Errors
+/// Where not even a failure could be stored.
+pub async fn work(reach: Reach<'_>, plan_key: &str, part: usize, work_dir: &Path) -> Result<(), PartsError> {
+    let folder = plan_key.strip_suffix(&keys::parts_plan("")).unwrap_or(plan_key);
+    let outcome_key = keys::part_outcome(folder, part);
+    if !input::listed(reach.s3, reach.state_bucket, &outcome_key).await?.is_empty() {
+        return Ok(());
+    }
+    let outcome = match work_on(reach, plan_key, folder, part, work_dir).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            tracing::error!(part, %error, "a part of a sitemap failed");
+            Outcome { error: Some(error.to_string()), ..Outcome::default() }
+        }
+    };
+    write_json(reach, &outcome_key, &outcome).await
+}
+
+async fn work_on(
+    reach: Reach<'_>,
+    plan_key: &str,
+    folder: &str,
+    part: usize,
+    work_dir: &Path,
+) -> Result<Outcome, PartsError> {
+    let plan: Plan = read_json(reach, plan_key).await?;
+    let site = Site::parse(plan_key, &plan.settings)?;
+    let previous = match &plan.manifest {
+        Some(key) => {
+            let wrong = |error: ManifestError| PartsError::Object { key: key.clone(), problem: error.to_string() };
+            Manifest::from_json(&read(reach, key).await?).map_err(wrong)?
+        }
+        None => Manifest::empty(site.base.as_str()),
+    };
+    let objects = plan
+        .objects
+        .get(part)
+        .ok_or_else(|| PartsError::Object { key: plan_key.to_owned(), problem: format!("it has no part {part}") })?;
+    let lower = part.checked_sub(1).map(|before| plan.lowers[before].as_str());
+    let upper = plan.lowers.get(part).map(String::as_str);
+    let bucket = Bucket::open(reach.s3.clone(), site.target.clone()).await?;
+    let input = Input::of_files(input::download(reach.s3, objects, work_dir).await?);
+    let options = Options { drop_percent_max: 100, ..site.options(&plan.run, plan.now_ms) };
+    let window = window(previous, part, lower, upper);
+    let range = Range { part, lower, upper };
+    let built = build_part(reach.athena, &input, &window, &range, (work_dir, &options, &bucket)).await;
+    let built = match built {
+        Err(PartsError::Build(BuildError::Empty(_, report))) => {
+            let rejects = store_rejects(reach, &report, folder, part, work_dir).await?;
+            return Ok(Outcome { report: *report, rejects, ..Outcome::default() });
+        }
+        built => built?,
+    };
+    for change in &built.changes {
+        let bytes = fs::read(&change.staged).map_err(io_error(&change.staged))?;
+        write(reach, &format!("{}{}", keys::part_files(folder, part), change.file), bytes).await?;
+    }
+    let rejects = store_rejects(reach, &built.report, folder, part, work_dir).await?;
+    let changes = built.changes.into_iter().map(|change| change.file).collect();
+    Ok(Outcome { shards: built.manifest.shards, changes, report: built.report, rejects, error: None })
+}
+
+async fn store_rejects(
+    reach: Reach<'_>,
+    report: &Report,
+    folder: &str,
+    part: usize,
+    work_dir: &Path,
+) -> Result<bool, PartsError> {
+    if report.rejected.is_empty() && report.dropped.is_empty() {
+        return Ok(false);
+    }
+    let path = work_dir.join(keys::REJECTS);
+    let bytes = fs::read(&path).map_err(io_error(&path))?;
+    write(reach, &format!("{}{}", keys::part_files(folder, part), keys::REJECTS), bytes).await?;
+    Ok(true)
+}
+
+/// What a part sees of the manifest: the shards of its range, and the one after, so that the last of them grows by
+/// splitting as it would in a whole pass. New files are numbered apart from those of other parts.
+fn window(previous: Manifest, part: usize, lower: Option<&str>, upper: Option<&str>) -> Manifest {
+    let inside = |shard: &Shard| lower.is_none_or(|lower| shard.lower.as_str() >= lower);
+    let mut shards: Vec<Shard> = previous.shards.into_iter().filter(inside).collect();
+    if let Some(upper) = upper {
+        let end = shards.iter().position(|shard| shard.lower.as_str() >= upper).map_or(shards.len(), |at| at + 1);
+        shards.truncate(end);
+    }
+    if let Some(first) = shards.first_mut() {
+        first.lower = String::new();
+    }
+    let next_number = (part as u64 + 1) * NUMBERS_EACH;
+    Manifest { shards, next_number, retired: Vec::new(), ..previous }
+}
+
+async fn build_part(
+    athena: Athena<'_>,
+    input: &Input,
+    window: &Manifest,
+    range: &Range<'_>,
+    (work_dir, options, bucket): (&Path, &Options, &Bucket),
+) -> Result<Built, PartsError> {
+    let addresses = options.policy.addresses().map_err(BuildError::from)?;
+    for order in input.orders() {
+        let standing = Standing { intact: &|shard| bucket.is_intact(shard), strays: &[] };
+        let build = Build::new(window.clone(), work_dir, options, *order, standing)?;
+        let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
+        let mut ranged = Ranged { build, range, key: Vec::new(), addresses: &addresses };
+        let read = input.read(athena, *order, &key, &mut ranged).await;
+        let outcome = read.map_err(from_read).and_then(|_| Ok(ranged.build.finish()?));
+        match outcome {
+            Err(PartsError::Build(error)) if error.wants_sorting() => {}
+            outcome => return outcome,
+        }
+    }
+    Err(BuildError::OutOfOrder.into())
+}
+
+fn from_read(error: ReadError<PartsError>) -> PartsError {
+    match error {
+        ReadError::Query(error) => InputError::from(error).into(),
+        ReadError::Source(SourceError::Stopped(stop)) => stop,
+        ReadError::Source(error) => match error.unstopped() {
+            Some(error) => BuildError::Source(Box::new(error)).into(),
+            None => BuildError::OutOfOrder.into(),
+        },
+    }
+}
+
+/// The key range of a part.
+#[derive(Debug)]
+struct Range<'a> {
+    part: usize,
+    lower: Option<&'a str>,
+    upper: Option<&'a str>,
+}
+
+/// Lets pass only rows of a key range.
+struct Ranged<'a, 'b> {
+    build: Build<'b>,
+    range: &'a Range<'a>,
+    key: Vec<u8>,
+    addresses: &'a Addresses,
+}
+
+impl Sink for Ranged<'_, '_> {
+    type Stop = PartsError;
+
+    fn columns(&self) -> Columns {
+        self.build.columns()
+    }
+
+    fn page(&mut self, page: &RawPage<'_>) -> Result<(), PartsError> {
+        // Versions of a page meet in one place, which no part is.
+        if !page.field(Column::Group).is_empty() || !page.field(Column::Alternates).is_empty() {
+            return Err(PartsError::Versions);
+        }
+        self.key.clear();
+        if self.addresses.resolve(page.field(Column::Loc), &mut self.key).is_ok() {
+            let Range { part, lower, upper } = *self.range;
+            let below = lower.is_some_and(|lower| self.key.as_slice() < lower.as_bytes());
+            if below || upper.is_some_and(|upper| self.key.as_slice() >= upper.as_bytes()) {
+                return Err(PartsError::Misplaced { loc: String::from_utf8_lossy(&self.key).into_owned(), part });
+            }
+        }
+        Ok(self.build.page(page)?)
+    }
+
+    fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), PartsError> {
+        Ok(self.build.refuse(line, problem, value, detail)?)
+    }
+}
+
+async fn read(reach: Reach<'_>, key: &str) -> Result<Vec<u8>, PartsError> {
+    let wrong = |problem| PartsError::Object { key: key.to_owned(), problem };
+    let object = reach.s3.get_object().bucket(reach.state_bucket).key(key).send().await;
+    let object = object.map_err(|error| wrong(DisplayErrorContext(&error).to_string()))?;
+    let bytes = object.body.collect().await.map_err(|error| wrong(error.to_string()))?;
+    Ok(bytes.to_vec())
+}
+
+async fn write(reach: Reach<'_>, key: &str, bytes: Vec<u8>) -> Result<(), PartsError> {
+    let request = reach.s3.put_object().bucket(reach.state_bucket).key(key).body(ByteStream::from(bytes));
+    let sent = request.send().await;
+    sent.map_err(|error| PartsError::Object { key: key.to_owned(), problem: DisplayErrorContext(&error).to_string() })?;
+    Ok(())
+}
+
+async fn read_json<T: serde::de::DeserializeOwned>(reach: Reach<'_>, key: &str) -> Result<T, PartsError> {
+    let bytes = read(reach, key).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| PartsError::Object { key: key.to_owned(), problem: error.to_string() })
+}
+
+async fn write_json<T: Serialize>(reach: Reach<'_>, key: &str, value: &T) -> Result<(), PartsError> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|error| PartsError::Object { key: key.to_owned(), problem: error.to_string() })?;
+    write(reach, key, bytes).await
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PartsError + use<> {
+    let path = path.to_owned();
+    move |source| InputError::Io { path, source }.into()
+}
+
+impl From<QueryError> for PartsError {
+    fn from(error: QueryError) -> Self {
+        InputError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::shard;
+
+    fn shards(count: usize) -> Vec<Shard> {
+        (0..count)
+            .map(|n| {
+                let lower = if n == 0 { String::new() } else { format!("k{n:03}") };
+                shard(&format!("f{n}"), &lower, &format!("k{n:03}!"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn ranges_begin_where_shards_begin_and_hold_about_as_many_urls() {
+        assert_eq!(lowers_of_shards(&shards(8), 4), ["k002", "k004", "k006"]);
+        assert_eq!(lowers_of_shards(&shards(2), 4), ["k001"]);
+        assert!(lowers_of_shards(&shards(1), 4).is_empty() && lowers_of_shards(&shards(8), 1).is_empty());
+        let keys: Vec<String> = (0..10).rev().map(|n| n.to_string()).collect();
+        assert_eq!(lowers_of_sample(keys, 3), ["3", "6"]);
+        assert!(lowers_of_sample(Vec::new(), 3).is_empty());
+    }
+
+    #[test]
+    fn a_part_sees_its_shards_and_the_one_after() {
+        let previous = || Manifest { shards: shards(6), ..Manifest::empty("https://a.example") };
+        let files = |part, lower, upper| -> Vec<String> {
+            window(previous(), part, lower, upper).shards.into_iter().map(|shard| shard.file).collect()
+        };
+        assert_eq!(files(0, None, Some("k002")), ["f0", "f1", "f2"]);
+        assert_eq!(files(1, Some("k002"), Some("k004")), ["f2", "f3", "f4"]);
+        assert_eq!(files(2, Some("k004"), None), ["f4", "f5"]);
+        assert_eq!(window(previous(), 1, Some("k002"), None).shards[0].lower, "");
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_partition_in_its_name() {
+        let object = |key: &str| Object { bucket: "b".into(), key: key.into(), etag: String::new(), bytes: 1 };
+        let each = by_part(vec![object("p/tidemark_part=1/x"), object("p/tidemark_part=0/y")], 2, "p/").unwrap();
+        assert_eq!((each[0][0].key.as_str(), each[1][0].key.as_str()), ("p/tidemark_part=0/y", "p/tidemark_part=1/x"));
+        for bad in ["p/tidemark_part=2/x", "p/x", "p/tidemark_part=/x"] {
+            assert!(by_part(vec![object(bad)], 2, "p/").is_err(), "{bad}");
+        }
+    }
+}
