@@ -94,6 +94,12 @@ impl Columns {
         Ok(())
     }
 
+    /// What `column` is called in the input.
+    #[must_use]
+    pub fn name(&self, column: Column) -> &str {
+        &self.names[column as usize]
+    }
+
     /// Which column a name in the input means; letter case and spaces around it do not count.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<usize> {

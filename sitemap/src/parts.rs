@@ -228,8 +228,8 @@ impl Parts<'_> {
     ) -> Result<Option<(Built, String)>, PartsError> {
         let began_ms = self.reach.athena.clock.now_ms();
         let lowers = self.lowers().await?;
-        let base = self.site.base.as_str();
-        let unload = unload::by_range(self.statement, target, base, &lowers);
+        let place = (self.options.policy.columns.name(Column::Loc), self.site.base.as_str());
+        let unload = unload::by_range(self.statement, target, place, &lowers);
         let (run, number, longest) = (self.attempt.run, self.attempt.number, self.attempt.longest);
         let finished = unload::run(self.reach.athena, self.query, &unload, (run, number), longest).await;
         let finished = finished.map_err(InputError::from)?;
@@ -273,7 +273,8 @@ impl Parts<'_> {
             return Ok(lowers_of_shards(&self.previous.shards, parts));
         }
         let share = (SAMPLE_ROWS as f64 / pages as f64).min(1.0);
-        let sql = format!("SELECT loc FROM (\n{}\n) WHERE random() < {share:.9}", self.statement.sql);
+        let loc = unload::name(self.options.policy.columns.name(Column::Loc));
+        let sql = format!("SELECT {loc} FROM (\n{}\n) WHERE random() < {share:.9}", self.statement.sql);
         let sample = Statement { sql, parameters: self.statement.parameters.clone() };
         let token = athena::request_token(self.attempt.run, self.attempt.number, "sample");
         let athena = self.reach.athena;

@@ -36,20 +36,26 @@ pub fn plain(statement: &Statement, target: &Target) -> Statement {
 }
 
 /// The rows of `statement`, written under `target` as Parquet in a partition for each key range: `lowers` are where
-/// the ranges begin, the first left out. A loc that is a path counts as lying under `base`.
+/// the ranges begin, the first left out. Addresses stand in the column `loc`; one that is a path lies under `base`.
 #[must_use]
-pub fn by_range(statement: &Statement, target: &Target, base: &str, lowers: &[String]) -> Statement {
-    let key = format!("(CASE WHEN loc LIKE '/%' THEN concat({}, loc) ELSE loc END)", quoted(base));
+pub fn by_range(statement: &Statement, target: &Target, (loc, base): (&str, &str), lowers: &[String]) -> Statement {
+    let loc = name(loc);
+    let key = format!("(CASE WHEN {loc} LIKE '/%' THEN concat({}, {loc}) ELSE {loc} END)", quoted(base));
     let ranges: String =
         lowers.iter().enumerate().map(|(part, lower)| format!(" WHEN {key} < {} THEN {part}", quoted(lower))).collect();
     let part = if lowers.is_empty() { "0".to_owned() } else { format!("CASE{ranges} ELSE {} END", lowers.len()) };
     let sql = format!(
-        "UNLOAD (\nSELECT *, {part} AS {PARTITION_COLUMN} FROM (\n{}\n) ORDER BY loc) TO '{}' WITH (format = 'PARQUET', \
+        "UNLOAD (\nSELECT *, {part} AS {PARTITION_COLUMN} FROM (\n{}\n) ORDER BY {loc}) TO '{}' WITH (format = 'PARQUET', \
          partitioned_by = ARRAY['{PARTITION_COLUMN}'])",
         statement.sql,
         target.url()
     );
     Statement { sql, parameters: statement.parameters.clone() }
+}
+
+/// A column's name as a part of a query.
+pub(crate) fn name(column: &str) -> String {
+    format!("\"{}\"", column.replace('"', "\"\""))
 }
 
 fn quoted(text: &str) -> String {
@@ -124,7 +130,7 @@ mod tests {
              (format = 'PARQUET')"
         );
         assert_eq!(unload.parameters, statement.parameters);
-        let parts = by_range(&statement, &target(), "https://a.example", &["https://a.example/m'".into()]);
+        let parts = by_range(&statement, &target(), ("loc", "https://a.example"), &["https://a.example/m'".into()]);
         assert!(parts.sql.contains("< 'https://a.example/m''' THEN 0 ELSE 1 END AS tidemark_part"), "{}", parts.sql);
     }
 
