@@ -54,8 +54,8 @@ impl Producer<'_> {
 pub enum Body<'a> {
     /// Commands, applied as one.
     Commands(Vec<Command<'a>>),
-    /// Sets the key to a value that lies on S3.
-    Reference(Reference),
+    /// Sets the key to a value that lies on S3. Boxed, because it is large and rare, and a batch may hold many changes.
+    Reference(Box<Reference>),
 }
 
 /// A value on S3, in the bucket of the region that published it.

@@ -47,7 +47,7 @@ pub enum FoldError {
 pub fn fold(state: &mut Option<State>, change: &Change<'_>, arrival_ms: i64) -> Result<(), FoldError> {
     let commands = match &change.body {
         Body::Commands(commands) => commands,
-        Body::Reference(reference) => return Err(FoldError::Referenced(reference.clone())),
+        Body::Reference(reference) => return Err(FoldError::Referenced(reference.as_ref().clone())),
     };
     let base_ms = change.base_ms(arrival_ms);
     expire(state, arrival_ms);

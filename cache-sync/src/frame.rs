@@ -1,7 +1,8 @@
 //! The publisher's frame: many changes in one record, compact, compressed and checksummed (layout: CONTRACT.md).
 //!
 //! Promises: what was pushed is what is decoded; a frame that was cut or altered is not decoded at all; a compressed
-//! frame never grows past [`BODY_BYTES_MAX`] or [`GROWTH_MAX`] times its size; one bad change leaves the others alone.
+//! frame never grows past [`BODY_BYTES_MAX`] or [`GROWTH_MAX`] times its size, and holds no more changes and items than
+//! its size allows; one bad change leaves the others alone.
 
 use crate::change::{Body, Bytes, Change, Command, End, Expiry, Producer, Reference, Refused};
 use crate::record::CHANGES_MAX;
@@ -14,11 +15,11 @@ pub const VERSION: u8 = 1;
 /// Largest body of a compressed frame after decompression, in bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Most that a compressed body may grow, as a multiple of its size; a batch of such frames stays bounded too.
-pub const GROWTH_MAX: usize = 64;
+pub const GROWTH_MAX: usize = 16;
 
 /// Fewest bytes that a frame has for each of its changes, so that a batch of small records does not become millions of
-/// changes. A change that is stored has five at least.
-pub const CHANGE_BYTES_MIN: usize = 4;
+/// changes. A change that is stored has as many at least.
+pub const CHANGE_BYTES_MIN: usize = 5;
 
 /// Magic, version, codec, number of changes and size of the body.
 const HEADER_BYTES: usize = 12;
@@ -98,6 +99,8 @@ pub struct FrameBuilder {
     frame: Vec<u8>,
     item: Vec<u8>,
     count: usize,
+    /// Commands of changes that have several, and members, fields and values of collections.
+    items: usize,
     base: Base,
 }
 
@@ -114,7 +117,7 @@ impl FrameBuilder {
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         let bytes_max = bytes_max.min(BODY_BYTES_MAX);
-        Self { bytes_max, frame: Vec::new(), item: Vec::new(), count: 0, base: Base::default() }
+        Self { bytes_max, frame: Vec::new(), item: Vec::new(), count: 0, items: 0, base: Base::default() }
     }
 
     /// Adds a change, which must be one that [`Change::check`] passes.
@@ -136,6 +139,7 @@ impl FrameBuilder {
         put_varint(&mut self.frame, self.item.len() as u64);
         self.frame.extend_from_slice(&self.item);
         self.count += 1;
+        self.items += items(change);
         Ok(())
     }
 
@@ -180,10 +184,10 @@ impl FrameBuilder {
             self.frame.extend_from_slice(&[0; 17]);
         }
         let mut frame = std::mem::take(&mut self.frame);
-        let count = std::mem::take(&mut self.count);
+        let (count, items) = (std::mem::take(&mut self.count), std::mem::take(&mut self.items));
         let body_bytes = frame.len() - HEADER_BYTES;
         let mut codec = STORED;
-        if let Some(compressed) = compressed(&frame, count) {
+        if let Some(compressed) = compressed(&frame, count, items) {
             (frame, codec) = (compressed, ZSTD);
         }
         frame[..2].copy_from_slice(&MAGIC);
@@ -197,15 +201,31 @@ impl FrameBuilder {
     }
 }
 
+/// What [`Reader::count`] counts when it reads the change.
+fn items(change: &Change<'_>) -> usize {
+    let Body::Commands(commands) = &change.body else { return 0 };
+    let several = if commands.len() == 1 { 0 } else { commands.len() };
+    let of_command = |command: &Command<'_>| match command {
+        Command::HashSet(pairs) | Command::SortedSetAdd(pairs) => 2 * pairs.len(),
+        Command::HashDelete(list)
+        | Command::SetAdd(list)
+        | Command::SetRemove(list)
+        | Command::SortedSetRemove(list)
+        | Command::Push { values: list, .. } => list.len(),
+        Command::Set { .. } | Command::Delete | Command::Expire(_) | Command::Persist => 0,
+    };
+    several + commands.iter().map(of_command).sum::<usize>()
+}
+
 /// A frame with its body compressed and its header still empty, where that is worth it.
-fn compressed(frame: &[u8], count: usize) -> Option<Vec<u8>> {
+fn compressed(frame: &[u8], count: usize, items: usize) -> Option<Vec<u8>> {
     let body = &frame[HEADER_BYTES..];
     if body.len() < COMPRESS_BYTES_MIN {
         return None;
     }
     let compressed = zstd::bulk::compress(body, ZSTD_LEVEL).ok()?;
-    let within = body.len() <= compressed.len() * GROWTH_MAX && count * CHANGE_BYTES_MIN <= compressed.len();
-    let worth = compressed.len() < body.len() && within;
+    let dense = count * CHANGE_BYTES_MIN > compressed.len() || items > compressed.len();
+    let worth = compressed.len() < body.len() && body.len() <= compressed.len() * GROWTH_MAX && !dense;
     worth.then(|| {
         let mut frame = Vec::with_capacity(HEADER_BYTES + compressed.len() + CHECKSUM_BYTES);
         frame.extend_from_slice(&[0; HEADER_BYTES]);
@@ -218,6 +238,8 @@ fn compressed(frame: &[u8], count: usize) -> Option<Vec<u8>> {
 #[derive(Debug)]
 pub struct Frame {
     count: usize,
+    /// Most items that its changes may have: one for each byte as it came.
+    items_max: usize,
     bytes: Vec<u8>,
     body: std::ops::Range<usize>,
 }
@@ -248,7 +270,7 @@ impl Frame {
         }
         let body = HEADER_BYTES..end;
         match *codec {
-            STORED if bytes == body.len() => Ok(Self { count, body, bytes: data }),
+            STORED if bytes == body.len() => Ok(Self { count, items_max: data.len(), body, bytes: data }),
             STORED => Err(FrameError::Malformed("it has not the size that the header names")),
             ZSTD => {
                 let compressed = &data[body];
@@ -259,7 +281,7 @@ impl Frame {
                 if body.len() != bytes {
                     return Err(FrameError::Compressed(bytes));
                 }
-                Ok(Self { count, body: 0..bytes, bytes: body })
+                Ok(Self { count, items_max: data.len(), body: 0..bytes, bytes: body })
             }
             other => Err(FrameError::Codec(other)),
         }
@@ -276,7 +298,7 @@ impl Frame {
     /// # Errors
     /// [`FrameError::Malformed`] where one change cannot be told from the next.
     pub fn changes(&self) -> Result<Vec<Result<Change<'_>, Refused>>, FrameError> {
-        let mut reader = Reader { rest: &self.bytes[self.body.clone()] };
+        let mut reader = Reader { rest: &self.bytes[self.body.clone()], items_left: self.items_max };
         let base = reader.base().ok_or(FrameError::Malformed("it ends within what its changes count from"))?;
         if self.count > reader.rest.len() {
             return Err(FrameError::Malformed("it has fewer changes than the header names"));
@@ -284,7 +306,7 @@ impl Frame {
         let mut changes = Vec::with_capacity(self.count);
         for _ in 0..self.count {
             let item = reader.bytes().ok_or(FrameError::Malformed("it ends within a change"))?;
-            changes.push(change(item, &base));
+            changes.push(change(item, &base, &mut reader.items_left));
         }
         if reader.rest.is_empty() { Ok(changes) } else { Err(FrameError::Malformed("it has bytes behind its changes")) }
     }
@@ -449,6 +471,7 @@ fn varint_bytes(number: usize) -> usize {
 /// Reads items; `None` where they end too early.
 struct Reader<'a> {
     rest: &'a [u8],
+    items_left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -496,17 +519,40 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
-    /// How many of something follow that has at least one byte each.
-    fn count(&mut self) -> Option<usize> {
-        usize::try_from(self.varint()?).ok().filter(|count| *count <= self.rest.len())
+    /// How many of something follow that has at least `bytes_min` bytes, and as many items, each.
+    fn count(&mut self, bytes_min: usize) -> Option<usize> {
+        let count = usize::try_from(self.varint()?).ok().filter(|count| *count <= self.rest.len() / bytes_min)?;
+        self.items_left = self.items_left.checked_sub(count * bytes_min)?;
+        Some(count)
     }
 
+    // Made as large as they will be, here and below: a vector that grows may end twice as large.
     fn list(&mut self) -> Option<Vec<Bytes<'a>>> {
-        (0..self.count()?).map(|_| self.borrowed()).collect()
+        let count = self.count(1)?;
+        let mut list = Vec::with_capacity(count);
+        for _ in 0..count {
+            list.push(self.borrowed()?);
+        }
+        Some(list)
     }
 
     fn pairs(&mut self) -> Option<Vec<(Bytes<'a>, Bytes<'a>)>> {
-        (0..self.count()?).map(|_| Some((self.borrowed()?, self.borrowed()?))).collect()
+        let count = self.count(2)?;
+        let mut pairs = Vec::with_capacity(count);
+        for _ in 0..count {
+            pairs.push((self.borrowed()?, self.borrowed()?));
+        }
+        Some(pairs)
+    }
+
+    fn commands(&mut self) -> Option<Vec<Command<'a>>> {
+        let count = self.count(1)?;
+        let mut commands = Vec::with_capacity(count);
+        for _ in 0..count {
+            let op = self.byte()?;
+            commands.push(command(self, op)?);
+        }
+        Some(commands)
     }
 
     fn base(&mut self) -> Option<BorrowedBase<'a>> {
@@ -523,8 +569,8 @@ struct BorrowedBase<'a> {
     seq: u64,
 }
 
-fn change<'a>(item: &'a [u8], base: &BorrowedBase<'a>) -> Result<Change<'a>, Refused> {
-    let mut reader = Reader { rest: item };
+fn change<'a>(item: &'a [u8], base: &BorrowedBase<'a>, items_left: &mut usize) -> Result<Change<'a>, Refused> {
+    let mut reader = Reader { rest: item, items_left: *items_left };
     let malformed = |key: &[u8]| Refused {
         keys: if key.is_empty() { Vec::new() } else { vec![key.to_vec()] },
         reason: "not a change: the frame's item is malformed".to_owned(),
@@ -533,6 +579,7 @@ fn change<'a>(item: &'a [u8], base: &BorrowedBase<'a>) -> Result<Change<'a>, Ref
     let bits = reader.byte().filter(|bits| bits & !KNOWN_BITS == 0).ok_or_else(|| malformed(&[]))?;
     let key = reader.bytes().ok_or_else(|| malformed(&[]))?;
     let change = rest_of_change(&mut reader, bits, key, base).filter(|_| reader.rest.is_empty());
+    *items_left = reader.items_left;
     let change = change.ok_or_else(|| malformed(key))?;
     change.check()?;
     Ok(change)
@@ -552,13 +599,11 @@ fn rest_of_change<'a>(reader: &mut Reader<'a>, bits: u8, key: &'a [u8], base: &B
     let body = if bits & SEVERAL == 0 {
         let op = reader.byte()?;
         match op {
-            op::REFERENCE | op::REFERENCE_AT_MS => Body::Reference(reference(reader, op)?),
+            op::REFERENCE | op::REFERENCE_AT_MS => Body::Reference(reference(reader, op)?.into()),
             _ => Body::Commands(vec![command(reader, op)?]),
         }
     } else {
-        let count = reader.count()?;
-        let commands = (0..count).map(|_| reader.byte().and_then(|op| command(reader, op)));
-        Body::Commands(commands.collect::<Option<_>>()?)
+        Body::Commands(reader.commands()?)
     };
     Some(Change { key: Cow::Borrowed(key), body, at_ms, producer })
 }

@@ -8,14 +8,15 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest sequence number, in digits (Kinesis: `0|[1-9][0-9]{0,128}`).
 pub const SEQUENCE_DIGITS_MAX: usize = 129;
 
-/// A record's sequence number, in the text the stream gave it.
+/// A record's sequence number, in the text the stream gave it; its clones, one for each change of a record, share it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Sequence(String);
+pub struct Sequence(Arc<str>);
 
 /// Text that is no sequence number or position.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ impl FromStr for Sequence {
         let decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if decimal && text.trim_start_matches('0').len() <= SEQUENCE_DIGITS_MAX && text.len() <= 2 * SEQUENCE_DIGITS_MAX
         {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(PositionError {
                 text: text.to_owned(),
@@ -64,7 +65,7 @@ impl TryFrom<String> for Sequence {
 
 impl From<Sequence> for String {
     fn from(sequence: Sequence) -> String {
-        sequence.0
+        sequence.0.as_ref().to_owned()
     }
 }
 

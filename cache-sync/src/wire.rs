@@ -205,7 +205,8 @@ impl<'a> Wire<'a> {
             (None, Some(lists), None) => arguments::parse(lists)?,
             (None, None, Some(Map(reference))) => {
                 let key = self.key.take().ok_or("\"ref\" needs \"key\"")?.0;
-                return Ok((key, Body::Reference(Reference { expires_at_ms: self.expires_at_ms, ..reference })));
+                let reference = Reference { expires_at_ms: self.expires_at_ms, ..reference };
+                return Ok((key, Body::Reference(reference.into())));
             }
             _ => return Err("a change has exactly one of \"cmd\", \"cmds\" and \"ref\"".into()),
         };

@@ -14,7 +14,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use tidemark_cache_sync::change::Change;
 use tidemark_cache_sync::event::Event;
+use tidemark_cache_sync::frame::{BODY_BYTES_MAX, FrameBuilder};
 use tidemark_cache_sync::lane::{Lane, Lanes, slot};
 use tidemark_cache_sync::protocol::{Outcome, Replay};
 use tidemark_cache_sync::region::{Batch, BatchData, CHUNK_CHANGES_MAX, CONNECTIONS, Region, RegionSettings};
@@ -29,6 +31,7 @@ const LANES: u16 = 64;
 /// The word that makes this program replay once and tell its own peak memory.
 const MEASURE: &str = "measure-memory";
 const MEMORY_EVENT: &str = "replay/memory_event_6mb";
+const MEMORY_FRAMES: &str = "replay/memory_event_frames";
 const MEMORY_REF: &str = "replay/memory_ref_100mb";
 /// Pipelines of one slot that the plain side has in flight on a cluster, as many as replay has.
 const SLOTS_AT_ONCE: usize = 64;
@@ -56,7 +59,7 @@ async fn main() -> Result<(), Failure> {
     if wanted("replay/already_applied") {
         already_applied(&Load { bytes: 100, ttl_ms: None, changes, runs }).await?;
     }
-    for name in [MEMORY_EVENT, MEMORY_REF] {
+    for name in [MEMORY_EVENT, MEMORY_FRAMES, MEMORY_REF] {
         if wanted(name) {
             peak_memory(name)?;
         }
@@ -355,10 +358,10 @@ fn peak_memory(name: &str) -> Result<(), Failure> {
 }
 
 async fn measure_memory(name: &str) -> Result<(), Failure> {
-    if name == MEMORY_REF {
-        replay_a_reference().await?
-    } else {
-        replay_a_full_event().await?
+    match name {
+        MEMORY_REF => replay_a_reference().await?,
+        MEMORY_FRAMES => replay_dense_frames().await?,
+        _ => replay_a_full_event().await?,
     }
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
@@ -384,6 +387,40 @@ async fn replay_a_full_event() -> Result<(), Failure> {
     }
     begin_measuring()?;
     region.answer(&request).await?;
+    Ok(())
+}
+
+/// An event as large as an invocation takes, of frames that hold as many changes as they may: the smallest there are,
+/// deletes of keys of one byte.
+async fn replay_dense_frames() -> Result<(), Failure> {
+    const EVENT_BYTES: usize = 5_990_000;
+    let server = RedisServer::start()?;
+    let region = region(&server.url())?;
+    let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
+    make_ready(&region, &mut stream).await?;
+    let (mut records, mut event_bytes, mut count) = (Vec::new(), 0, 0);
+    for key in (b'a'..=b'z').cycle() {
+        let delete = Change::from_commands(vec![vec![b"DEL"[..].into(), vec![key].into()]])?;
+        let mut frame = FrameBuilder::new(BODY_BYTES_MAX);
+        while event_bytes + frame.len_bytes() * 4 / 3 < EVENT_BYTES && frame.push(&delete).is_ok() {}
+        if frame.is_empty() {
+            break;
+        }
+        count += frame.len();
+        let record = stream.raw(&all_lanes().of_key(&[key]).to_string(), &frame.finish());
+        event_bytes += batch::event(std::slice::from_ref(&record)).to_string().len();
+        records.push(record);
+    }
+    let request = batch::replay(&records).to_string();
+    if request.len() < 5_800_000 || request.len() > 6_100_000 {
+        return Err(format!("the event has {} bytes, not about 6 MB", request.len()).into());
+    }
+    drop(records);
+    begin_measuring()?;
+    let answer = region.answer(&request).await?;
+    if answer["counts"]["applied"] != count {
+        return Err(format!("not all of {count} applied: {}", answer["counts"]).into());
+    }
     Ok(())
 }
 

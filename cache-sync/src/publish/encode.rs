@@ -160,7 +160,7 @@ mod tests {
             bytes: 7,
             expires_at_ms: Some(9),
         };
-        changes.push(Change { body: Body::Reference(reference), ..changes[0].clone() });
+        changes.push(Change { body: Body::Reference(reference.into()), ..changes[0].clone() });
         for format in [RecordFormat::Frame, RecordFormat::Json] {
             let mut builder = RecordBuilder::new(format);
             for change in &changes {

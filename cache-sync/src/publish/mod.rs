@@ -373,7 +373,7 @@ impl Publisher {
         let stored = values.put(value.into_owned().into()).await;
         let mut reference = stored.map_err(|error| PublishError::Value(Arc::new(error)))?;
         reference.expires_at_ms = expiry.map(|expiry| expiry.at_ms(at));
-        let change = Change { key, body: Body::Reference(reference), at_ms, producer };
+        let change = Change { key, body: Body::Reference(reference.into()), at_ms, producer };
         let bytes = encode::record_bytes(&change, self.format);
         // A key alone can be too large.
         if bytes > RECORD_BYTES_MAX { Err(PublishError::TooLarge { bytes }) } else { Ok((change, bytes)) }

@@ -106,7 +106,7 @@ variable "architecture" {
 }
 
 variable "memory_mb" {
-  description = "Memory in MiB."
+  description = "Memory in MiB. The densest batch that the contract allows takes some 300; more memory is more CPU."
   type        = number
   default     = 1769
 }
