@@ -32,9 +32,9 @@ fn main() -> Result<(), Failure> {
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let input = dir.path().join("pages.csv");
-    let timed = ["build_level4", "build_level1", "unchanged", "unchanged_file", "peer_sitemap_rs"];
+    let timed = ["build_level4", "build_level1", "unchanged", "unchanged_file", "edits_1_percent", "peer_sitemap_rs"];
     if timed.iter().any(|name| wanted(&format!("sitemap/{name}"))) {
-        write_pages(&input, rows)?;
+        write_pages(&input, rows, Edits::None)?;
     }
     for (name, level) in [("sitemap/build_level4", 4), ("sitemap/build_level1", 1)] {
         if wanted(name) {
@@ -43,6 +43,9 @@ fn main() -> Result<(), Failure> {
     }
     if wanted("sitemap/unchanged") || wanted("sitemap/unchanged_file") {
         unchanged(dir.path(), &input, runs)?;
+    }
+    if wanted("sitemap/edits_1_percent") {
+        edited(dir.path(), &input, rows, runs)?;
     }
     if wanted("sitemap/peer_sitemap_rs") {
         against_sitemap_rs(dir.path(), &input, runs)?;
@@ -55,8 +58,16 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which pages of a list have another lastmod.
+#[derive(Clone, Copy, PartialEq)]
+enum Edits {
+    None,
+    /// Every hundredth, so that every shard has some.
+    OnePercent,
+}
+
 /// A sorted page list as shops have them, about 103 bytes a row, with dates that repeat little.
-fn write_pages(path: &Path, rows: u64) -> Result<(), Failure> {
+fn write_pages(path: &Path, rows: u64, edits: Edits) -> Result<(), Failure> {
     const WORDS: [&str; 16] = [
         "cotton", "shirt", "blue", "steel", "bottle", "garden", "lamp", "chair", "winter", "jacket", "wooden", "table",
         "running", "shoes", "kitchen", "knife",
@@ -68,12 +79,13 @@ fn write_pages(path: &Path, rows: u64) -> Result<(), Failure> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
+        let year = if edits == Edits::OnePercent && row % 100 == 50 { 2024 } else { 2025 };
         let word = |shift: u32| WORDS[(state >> shift) as usize & 15];
         let (month, day) = ((state >> 20) % 11 + 1, (state >> 28) % 28 + 1);
         let (hour, minute, second) = ((state >> 36) % 24, (state >> 42) % 60, (state >> 50) % 60);
         writeln!(
             out,
-            "{BASE}/catalog/{:04}/product-{row:08}-{}-{}-{}-{:04x},2025-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z",
+            "{BASE}/catalog/{:04}/product-{row:08}-{}-{}-{}-{:04x},{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z",
             row / 1000,
             word(0),
             word(4),
@@ -141,6 +153,22 @@ fn unchanged(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A first run, over a second one in which one page in a hundred is edited, spread evenly: every shard is made anew.
+fn edited(dir: &Path, input: &Path, rows: u64, runs: u64) -> Result<(), Failure> {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let (out, edited) = (dir.join("out"), dir.join("edited.csv"));
+    write_pages(&edited, rows, Edits::OnePercent)?;
+    for _ in 0..runs {
+        first.push(cpu_s(|| build(input, &out, 4, Packing::Gzip).map(drop))?);
+        second.push(cpu_s(|| build(&edited, &out, 4, Packing::Gzip).map(drop))?);
+        fs::remove_dir_all(&out)?;
+    }
+    fs::remove_file(edited)?;
+    let (first, second) = (median(first), median(second));
+    print("sitemap/edits_1_percent", second, "cpu seconds", Some((first / second, "a first run")), runs);
+    Ok(())
+}
+
 /// From CSV to XML without compression, theirs over ours.
 fn against_sitemap_rs(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -187,7 +215,7 @@ fn build_with_sitemap_rs(input: &Path, out: &Path) -> Result<(), Failure> {
 /// The peak memory of a process of its own that builds from a sorted CSV.
 fn peak_memory(name: &str, dir: &Path, rows: u64) -> Result<(), Failure> {
     let (input, out) = (dir.join("memory.csv"), dir.join("memory"));
-    write_pages(&input, rows)?;
+    write_pages(&input, rows, Edits::None)?;
     let told = Command::new(std::env::current_exe()?).arg(MEASURE).arg(&input).arg(&out).output()?;
     if !told.status.success() {
         return Err(String::from_utf8_lossy(&told.stderr).into_owned().into());
