@@ -13,8 +13,8 @@ use std::time::Duration;
 use tidemark_runtime::settings::{SettingError, Settings};
 
 /// Connections that a batch uses at once on a standalone Redis: lanes in parallel hide the round trip of the fence. With
-/// two, the server waits after every second chunk until the next one is made; four leave it no pause.
-pub const CONNECTIONS: usize = 4;
+/// two, the server waits after every second chunk until the next one is made; with four it is no busier than with three.
+pub const CONNECTIONS: usize = 3;
 /// SET with PXAT came with 6.2.
 const VERSION_MIN: (u32, u32) = (6, 2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
