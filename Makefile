@@ -50,7 +50,7 @@ check: prerequisites
 
 # Only the benchmarks' JSON lines go to standard output, without the metrics that the measured code prints; everything
 # else goes to standard error.
-bench: prerequisites
+bench: test-prerequisites
 	@set -o pipefail; for bench in $(BENCHES); do \
 	  $(CARGO) bench --quiet --locked --workspace --bench $$bench -- $(ONLY) | grep --line-buffered -v '"_aws"' \
 	    || [ $${PIPESTATUS[0]} -eq 0 ] || exit 1; \

@@ -32,7 +32,15 @@ fn main() -> Result<(), Failure> {
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let input = dir.path().join("pages.csv");
-    let timed = ["build_level4", "build_level1", "unchanged", "unchanged_file", "edits_1_percent", "peer_sitemap_rs"];
+    let timed = [
+        "build_level4",
+        "build_level1",
+        "unchanged",
+        "unchanged_file",
+        "edits_1_percent",
+        "peer_sitemap_rs",
+        "peer_npm_sitemap",
+    ];
     if timed.iter().any(|name| wanted(&format!("sitemap/{name}"))) {
         write_pages(&input, rows, Edits::None)?;
     }
@@ -49,6 +57,9 @@ fn main() -> Result<(), Failure> {
     }
     if wanted("sitemap/peer_sitemap_rs") {
         against_sitemap_rs(dir.path(), &input, runs)?;
+    }
+    if wanted("sitemap/peer_npm_sitemap") {
+        against_npm_sitemap(dir.path(), &input, runs)?;
     }
     for (name, rows) in [("sitemap/memory_4k", 4_000), ("sitemap/memory_20m", 20_000_000)] {
         if wanted(name) {
@@ -188,6 +199,30 @@ fn against_sitemap_rs(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure
         Some((theirs / ours, "sitemap-rs 0.7 with the csv crate")),
         runs,
     );
+    Ok(())
+}
+
+/// From CSV to XML without compression, theirs over ours; of theirs the whole process counts, as they are used.
+fn against_npm_sitemap(dir: &Path, input: &Path, runs: u64) -> Result<(), Failure> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (readers, script) = (root.join(".readers"), root.join("sitemap/benches/npm_sitemap.mjs"));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        ours.push(cpu_s(|| build(input, &dir.join("out"), 4, Packing::Plain).map(drop))?);
+        fs::remove_dir_all(dir.join("out"))?;
+        let peer = dir.join("peer");
+        fs::create_dir_all(&peer)?;
+        let told = Command::new(readers.join("bin/node")).arg(&script).args([&readers, input, &peer]).output();
+        let told = told.map_err(|error| format!("node: {error}: run infra/local/prerequisites tests"))?;
+        if !told.status.success() {
+            return Err(String::from_utf8_lossy(&told.stderr).into_owned().into());
+        }
+        theirs.push(String::from_utf8(told.stdout)?.trim().parse()?);
+        fs::remove_dir_all(peer)?;
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    let against = "npm's sitemap 9.0, the whole node process";
+    print("sitemap/peer_npm_sitemap", ours, "cpu seconds", Some((theirs / ours, against)), runs);
     Ok(())
 }
 

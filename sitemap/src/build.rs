@@ -16,15 +16,20 @@ use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
 use crate::xml;
 use libdeflater::{CompressionLvl, Compressor};
-use std::cmp::Ordering;
+use std::cmp;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{self, AtomicU64};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// What made the files: equal rows give equal bytes for one library and level.
 pub const COMPRESSOR: &str = "libdeflate";
+
+/// Rows between two words on how far a pass is.
+const ROWS_TOLD: u64 = 4096;
 
 /// [`Options::drop_percent_max`] where nothing else is said.
 pub const DROP_PERCENT_MAX: u32 = 50;
@@ -69,6 +74,8 @@ pub struct Options {
     pub run: String,
     /// Rows held in memory where the input has to be sorted, in bytes.
     pub sort_memory_bytes: usize,
+    /// Rows read so far, roughly, for whoever watches from outside.
+    pub rows_read: Arc<AtomicU64>,
 }
 
 impl Options {
@@ -83,6 +90,7 @@ impl Options {
             drop_percent_max: DROP_PERCENT_MAX,
             run: run.into(),
             sort_memory_bytes: MEMORY_BYTES,
+            rows_read: Arc::default(),
         }
     }
 }
@@ -264,6 +272,7 @@ pub struct Build<'a> {
     options: &'a Options,
     gate: Gate,
     sorter: Option<Sorter>,
+    rows_read: Arc<AtomicU64>,
     row: Vec<u8>,
     pending: Vec<u8>,
     cutter: Cutter,
@@ -302,6 +311,7 @@ impl<'a> Build<'a> {
             options,
             gate: Gate::new(options.policy.clone(), ledger)?,
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
+            rows_read: Arc::clone(&options.rows_read),
             row: Vec::new(),
             pending: Vec::new(),
             cutter: Cutter::new(options.limits, stage.previous.shards.clone()),
@@ -370,8 +380,8 @@ impl<'a> Build<'a> {
     fn place(&mut self) -> Result<(), BuildError> {
         if let (Some(row), Some(pending)) = (Row::first(&self.row), Row::first(&self.pending)) {
             match row.loc().cmp(pending.loc()) {
-                Ordering::Less => return Err(BuildError::OutOfOrder),
-                Ordering::Equal => {
+                cmp::Ordering::Less => return Err(BuildError::OutOfOrder),
+                cmp::Ordering::Equal => {
                     let newer = row.preference(&pending).is_gt();
                     self.gate.duplicate();
                     if newer {
@@ -379,7 +389,7 @@ impl<'a> Build<'a> {
                     }
                     return Ok(());
                 }
-                Ordering::Greater => {}
+                cmp::Ordering::Greater => {}
             }
         }
         self.send_pending()?;
@@ -414,6 +424,9 @@ impl Sink for Build<'_> {
     }
 
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
+        if page.line.is_multiple_of(ROWS_TOLD) {
+            self.rows_read.fetch_add(ROWS_TOLD, atomic::Ordering::Relaxed);
+        }
         match self.gate.admit(page, &mut self.row) {
             Ok(false) => Ok(()),
             Ok(true) => {

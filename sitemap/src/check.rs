@@ -62,6 +62,8 @@ struct Findings {
     faults: Vec<Fault>,
     faults_total: u64,
     notes: Vec<String>,
+    /// Why the last document could not be read to its end, if it could not.
+    broken: Option<String>,
 }
 
 impl Findings {
@@ -155,6 +157,29 @@ pub async fn live(web: &Web, url: &str, options: Options, watch: &Watch<'_>) -> 
     let mut check = Check::new(options);
     crawl::live(&mut check, web, url, watch).await;
     check.finish()
+}
+
+/// What the index at `path` names, each with its lastmod; nothing where it is a shard itself. Faults are passed over.
+pub(crate) fn listed(path: &Path) -> io::Result<Option<Vec<(String, String)>>> {
+    let mut input = unpacked(File::open(path)?)?;
+    if kind(&mut input) == &SHARD {
+        return Ok(None);
+    }
+    let mut listed = Vec::new();
+    let mut take = |_: &mut Findings, item: Item| listed.push((item.loc, item.lastmod));
+    document::read(&path.display().to_string(), input, &INDEX, &mut Findings::default(), &mut take);
+    Ok(Some(listed))
+}
+
+/// Gives the loc and lastmod of every page of the shard at `path` to `take`. Faults are passed over, but a file that
+/// cannot be read to its end is an error.
+pub(crate) fn pages(path: &Path, take: &mut dyn FnMut(&str, &str)) -> io::Result<()> {
+    let input = unpacked(File::open(path)?)?;
+    let mut findings = Findings::default();
+    document::read(&path.display().to_string(), input, &SHARD, &mut findings, &mut |_, item| {
+        take(&item.loc, &item.lastmod);
+    });
+    findings.broken.map_or(Ok(()), |problem| Err(io::Error::other(problem)))
 }
 
 /// A check under way.
@@ -355,7 +380,7 @@ impl Check {
             let name = &self.names[file as usize];
             self.findings.fault(name, line, "the page in the other language does not link back".to_owned());
         }
-        let Findings { faults, faults_total, notes } = self.findings;
+        let Findings { faults, faults_total, notes, .. } = self.findings;
         Checked { files: self.files, urls: self.urls, sampled: self.sampled, faults, faults_total, notes }
     }
 

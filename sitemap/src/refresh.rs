@@ -13,8 +13,10 @@ use crate::parts::{Parts, PartsError, StartPart};
 use crate::place::bucket::Bucket;
 use crate::publish::{self, Manner, PlaceError, Published};
 use crate::report::Report;
+use crate::run_report::Entry;
 use crate::site::{Site, SiteError};
 use crate::source::SourceError;
+use crate::tell::{Teller, Told};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
@@ -92,6 +94,9 @@ pub struct Refreshed {
     pub manifest: String,
     /// The key of the list of rejects, where there are any.
     pub rejects: Option<String>,
+    /// What IndexNow was told, where the site wants that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
 }
 
 /// Why a refresh did not finish.
@@ -194,6 +199,7 @@ async fn under_lease(
     (site, settings): (&Site, &[u8]),
     held: &mut Held<Committed>,
 ) -> Result<Refreshed, RefreshError> {
+    let began_ms = around.clock.now_ms();
     let previous = around.manifest(held, site).await?;
     let statement = around.statement(run, site).await?;
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
@@ -226,6 +232,9 @@ async fn under_lease(
     let input_unchanged = made.is_none();
     let (built, fingerprint) = made.unwrap_or_else(|| (Built::unchanged(previous.clone()), known));
     let report = built.report.clone();
+    let teller =
+        Teller { s3: &around.s3, state_bucket: &around.state_bucket, site: run.site, run: run.id, token: held.token() };
+    let mut told = teller.gather(site, &built, run.work_dir).await;
     let intent = built.intent();
     if intent != held.document.state.intent {
         held.document.state.intent = intent;
@@ -241,8 +250,11 @@ async fn under_lease(
     let (urls, shards) = (manifest.urls(), manifest.shards.len());
     let rejects = around.store_rejects(run, &report).await?;
     let key = around.commit(run, (&manifest, fingerprint), &previous, held).await?;
+    teller.drain(site, &around.clock, told.as_mut()).await;
+    let times = (began_ms, around.clock.now_ms());
+    teller.report(Entry::new(run.id, times, &manifest, &published, &report), &report).await;
     let site = run.site.to_owned();
-    Ok(Refreshed { site, urls, shards, input_unchanged, report, published, manifest: key, rejects })
+    Ok(Refreshed { site, urls, shards, input_unchanged, report, published, manifest: key, rejects, told })
 }
 
 impl RefreshError {

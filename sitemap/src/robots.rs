@@ -2,6 +2,9 @@
 //!
 //! The file is usually somebody else's. What is written stands between two markers; every byte outside them stays.
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::DisplayErrorContext;
+use aws_sdk_s3::primitives::ByteStream;
 use std::ops::Range;
 
 /// Bytes of a robots.txt that crawlers read at least, and Google at most (RFC 9309, 500 KiB).
@@ -125,6 +128,18 @@ pub enum RobotsError {
     /// It would be longer than crawlers read.
     #[error("robots.txt would have {0} bytes, crawlers read {BYTES_MAX}: shorten it first")]
     TooLong(usize),
+    /// S3 did not do its part.
+    #[error("{operation} s3://{bucket}/{key} failed: {message}")]
+    Object {
+        /// What was tried.
+        operation: &'static str,
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// What S3 said, and what to do where that is known.
+        message: String,
+    },
 }
 
 /// `text` with the lines for `indexes` between the markers: in their place where they are there, at the end otherwise.
@@ -150,6 +165,46 @@ pub fn with_lines(text: &[u8], indexes: &[String]) -> Result<Vec<u8>, RobotsErro
         }
     }
     if out.len() > BYTES_MAX { Err(RobotsError::TooLong(out.len())) } else { Ok(out) }
+}
+
+/// Puts the lines for `indexes` into the robots.txt at `key` of `bucket`, on the condition that nobody else wrote it since
+/// it was read. Type, caching and metadata stay as they are. False where it held them already, and nothing was written.
+///
+/// # Errors
+/// A [`RobotsError`]; the object is then as it was.
+pub async fn write(s3: &Client, bucket: &str, key: &str, indexes: &[String]) -> Result<bool, RobotsError> {
+    let failed =
+        |operation, message| RobotsError::Object { operation, bucket: bucket.to_owned(), key: key.to_owned(), message };
+    let mut request = s3.put_object().bucket(bucket).key(key);
+    let text = match s3.get_object().bucket(bucket).key(key).send().await {
+        Ok(object) => {
+            let etag = object.e_tag.clone().ok_or_else(|| failed("reading", "the answer holds no ETag".to_owned()))?;
+            request = request
+                .if_match(etag)
+                .set_content_type(object.content_type.clone())
+                .set_cache_control(object.cache_control.clone())
+                .set_content_encoding(object.content_encoding.clone())
+                .set_metadata(object.metadata.clone());
+            object.body.collect().await.map_err(|error| failed("reading", error.to_string()))?.to_vec()
+        }
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
+            request = request.if_none_match("*").content_type("text/plain; charset=utf-8");
+            Vec::new()
+        }
+        Err(error) => return Err(failed("reading", DisplayErrorContext(&error).to_string())),
+    };
+    if text.starts_with(&[0x1f, 0x8b]) {
+        return Err(failed("reading", "it is stored packed: store it plain, or write the lines by hand".to_owned()));
+    }
+    let with = with_lines(&text, indexes)?;
+    if with == text {
+        return Ok(false);
+    }
+    let sent = request.body(ByteStream::from(with)).send().await;
+    sent.map(|_| true).map_err(|error| match error.raw_response().map(|response| response.status().as_u16()) {
+        Some(409 | 412) => failed("writing", "somebody else wrote it meanwhile: run this again".to_owned()),
+        _ => failed("writing", DisplayErrorContext(&error).to_string()),
+    })
 }
 
 /// Where the markers and what is between them stand, their line ends included.
@@ -235,9 +290,9 @@ mod tests {
         #[test]
         fn no_input_panics(text in proptest::collection::vec(any::<u8>(), 0..300), path in "[/*$a-c]{0,12}", pattern in "[/*$a-c]{0,12}") {
             let robots = Robots::parse(&text);
-            robots.forbids("x", &path);
+            let _forbidden = robots.forbids("x", &path);
             matches(&pattern, &path);
-            let _ = with_lines(&text, &[]);
+            let _made = with_lines(&text, &[]);
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::athena;
 use crate::build::{DROP_PERCENT_MAX, Options};
 use crate::cut::Limits;
+use crate::indexnow;
 use crate::input::{self, Source};
 use crate::loc::BaseUrl;
 use crate::pages::{self, Policy};
@@ -61,6 +62,7 @@ struct File {
     shards: FileShards,
     #[serde(default)]
     guard: FileGuard,
+    indexnow: Option<indexnow::Settings>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +121,8 @@ pub struct Site {
     pub level: i32,
     /// How many percent fewer URLs than before are believed.
     pub drop_percent_max: u32,
+    /// How changes are told by IndexNow, if they are.
+    pub indexnow: Option<indexnow::Settings>,
 }
 
 /// A prefix of a bucket, and how caches before it behave.
@@ -165,6 +169,9 @@ impl Site {
         if drop_percent_max > 100 {
             return Err(wrong("guard.drop_percent_max", format!("is {drop_percent_max}: give 0 to 100")));
         }
+        if let Some(settings) = &file.indexnow {
+            settings.check().map_err(|(field, problem)| wrong(field, problem))?;
+        }
         Ok(Self {
             base,
             files_url: files_url.as_str().to_owned(),
@@ -176,6 +183,7 @@ impl Site {
             rows: file.rows,
             level,
             drop_percent_max,
+            indexnow: file.indexnow,
         })
     }
 }
@@ -253,7 +261,11 @@ mod tests {
     fn the_template_is_valid_as_it_is_and_with_every_setting_in_use() {
         let site = Site::parse("template", &template("https://shop.example/")).unwrap();
         assert_eq!(site.base.as_str(), "https://shop.example");
-        let setting = |line: &str| line.starts_with("# ") && line.contains(" = ") && !line.starts_with("#  ");
+        // A setting is one word before its sign; what begins with a further space is an alternative to what is there.
+        let setting = |line: &str| {
+            let name = line.strip_prefix("# ").and_then(|text| text.split_once(" = ")).map(|(name, _)| name);
+            name.is_some_and(|name| !name.contains(' ')) || line == "# [indexnow]"
+        };
         let all: Vec<&str> = TEMPLATE.lines().map(|line| if setting(line) { &line[2..] } else { line }).collect();
         let site = Site::parse("template", &all.join("\n")).unwrap();
         assert_eq!((site.limits, site.drop_percent_max, site.target.grace_ms), (Limits::default(), 50, 86_400_000));
@@ -280,6 +292,7 @@ mod tests {
             ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),
             ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
             ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
+            ("prefix = \"/a/b\"", "[indexnow]\nkey = \"short\"", "indexnow.key"),
         ];
         for (good, bad, field) in cases {
             let text = GOOD.replace(good, bad);

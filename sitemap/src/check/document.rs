@@ -74,10 +74,10 @@ pub(super) fn read(name: &str, input: impl BufRead, rules: &Rules, findings: &mu
     match failed {
         // It was cut, so its end says nothing.
         _ if input.bytes > xml::BYTES_MAX => {
-            return document.fault(0, "is larger than 52,428,800 bytes uncompressed".to_owned());
+            return document.broken(0, "is larger than 52,428,800 bytes uncompressed".to_owned());
         }
-        Some((line, quick_xml::Error::Io(error))) => return document.fault(line, format!("is damaged: {error}")),
-        Some((line, error)) => return document.fault(line, format!("is not well-formed XML: {error}")),
+        Some((line, quick_xml::Error::Io(error))) => return document.broken(line, format!("is damaged: {error}")),
+        Some((line, error)) => return document.broken(line, format!("is not well-formed XML: {error}")),
         None => {}
     }
     document.end(input.lines);
@@ -143,6 +143,12 @@ struct Document<'a, 'b> {
 impl Document<'_, '_> {
     fn fault(&mut self, line: usize, problem: String) {
         self.findings.fault(self.name, line, problem);
+    }
+
+    /// A fault behind which nothing can be read.
+    fn broken(&mut self, line: usize, problem: String) {
+        self.findings.broken = Some(problem.clone());
+        self.fault(line, problem);
     }
 
     fn event(&mut self, line: usize, space: &ResolveResult<'_>, event: &Event<'_>) {
@@ -314,7 +320,7 @@ impl Document<'_, '_> {
 
     fn end(&mut self, lines: usize) {
         if !self.open.is_empty() {
-            self.fault(lines, "breaks off".to_owned());
+            self.broken(lines, "breaks off".to_owned());
         }
         let Rules { item, items_max, .. } = *self.rules;
         if self.items == 0 || self.items > items_max {

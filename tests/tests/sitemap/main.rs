@@ -7,6 +7,7 @@ mod check;
 mod extensions;
 mod readers;
 mod stability;
+mod tell;
 
 use quick_xml::events::Event;
 use std::collections::BTreeMap;

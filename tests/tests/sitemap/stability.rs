@@ -104,7 +104,7 @@ impl Site {
     }
 }
 
-fn shelves(out: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
+pub(crate) fn shelves(out: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut shelves = BTreeMap::new();
     let entries = fs::read_dir(out).unwrap().map(Result::unwrap);
     for entry in entries.filter(|entry| entry.path().extension() == Some("gz".as_ref())) {

@@ -1,17 +1,24 @@
 //! `tidemark sitemap build`: a sitemap from files, with no cloud at all.
 
+use super::progress::Bar;
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tidemark_runtime::clock::Clock;
-use tidemark_sitemap::Limits;
 use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::{self, Policy};
 use tidemark_sitemap::place::directory::{Directory, Outcome};
+use tidemark_sitemap::run_report::{self, Entry};
+use tidemark_sitemap::{Limits, keys};
 
+/// Between two drawings of the bar.
+const REDRAW: Duration = Duration::from_millis(100);
 /// What `--strict` exits with where a row was rejected.
 const EXIT_REJECTED: u8 = 2;
 
@@ -88,14 +95,45 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         drop_percent_max: args.max_drop,
         ..Options::new(policy, format!("local-{now_ms}"))
     };
-    let outcome = Directory::open(&args.out)?.build(&args.input, &options, files_url.as_str()).await?;
+    let outcome = built(&args, &options, files_url.as_str()).await?;
     let rejected = outcome.report.rejected_total();
+    record(&args, &options, &outcome);
     if args.json {
         print_json(&args, &outcome)?
     } else {
         print_text(&args, &outcome)
     }
     Ok(if args.strict && rejected > 0 { ExitCode::from(EXIT_REJECTED) } else { ExitCode::SUCCESS })
+}
+
+/// Builds, with a bar that counts the rows against the URLs of the last run, which are a good guess.
+async fn built(args: &BuildArgs, options: &Options, files_url: &str) -> anyhow::Result<Outcome> {
+    let directory = Directory::open(&args.out)?;
+    let guess = directory.manifest(options.policy.base.as_str()).map(|manifest| manifest.urls()).unwrap_or_default();
+    let bar = Bar::new("rows", !args.json);
+    let rows = Arc::clone(&options.rows_read);
+    let drawn = bar.clone();
+    let drawing = tokio::spawn(async move {
+        loop {
+            let read = rows.load(Ordering::Relaxed);
+            drawn.set(read, guess.max(read), "");
+            tokio::time::sleep(REDRAW).await;
+        }
+    });
+    let outcome = directory.build(&args.input, options, files_url).await;
+    drawing.abort();
+    bar.finish();
+    Ok(outcome?)
+}
+
+/// Adds the run to the history beside the sitemap. A history that cannot be written is no reason to fail a build.
+fn record(args: &BuildArgs, options: &Options, outcome: &Outcome) {
+    let times = (options.policy.now_ms, Clock::system().now_ms());
+    let entry = Entry::new(&options.run, times, &outcome.manifest, &outcome.published, &outcome.report);
+    let state = args.out.join(keys::STATE_DIR);
+    if let Err(error) = run_report::record(&state, options.policy.base.as_str(), entry, &outcome.report) {
+        eprintln!("tidemark: the report of the run could not be written to {}: {error}", state.display());
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -121,7 +159,7 @@ fn print_text(args: &BuildArgs, outcome: &Outcome) {
     let published = &outcome.published;
     eprintln!(
         "{}: {} URLs in {} shards ({} new, {} rewritten, {} removed, {} unchanged), index {}",
-        args.out.join(tidemark_sitemap::keys::INDEX).display(),
+        args.out.join(keys::INDEX).display(),
         outcome.manifest.urls(),
         outcome.manifest.shards.len(),
         published.files_new.len(),
@@ -130,4 +168,5 @@ fn print_text(args: &BuildArgs, outcome: &Outcome) {
         published.shards_unchanged,
         if published.index_written { "written" } else { "unchanged" },
     );
+    eprintln!("report: {}", args.out.join(keys::STATE_DIR).join(keys::RUN_REPORT_PAGE).display());
 }

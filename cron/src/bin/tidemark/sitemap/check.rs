@@ -51,7 +51,7 @@ pub(super) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let options = Options { sample, seed: args.seed, agent: args.agent.clone(), ..Options::new(clock.now_ms()) };
     let bar = Bar::new("files", !args.json);
     let watch = |progress: check::Progress| {
-        bar.set(progress.files, progress.files_total, &format!("{} URLs", progress.urls));
+        bar.set(progress.files as u64, progress.files_total as u64, &format!("{} URLs", progress.urls));
     };
     let checked = if on_the_web {
         check::live(&web(args, clock)?, &args.target, options, &watch).await

@@ -7,6 +7,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(200);
 
 /// A bar. indicatif draws nothing where standard error is no terminal.
+#[derive(Clone)]
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
@@ -24,9 +25,9 @@ impl Bar {
     }
 
     /// `done` of `total`, and a word beside it.
-    pub(super) fn set(&self, done: usize, total: usize, message: &str) {
-        self.0.set_length(total as u64);
-        self.0.set_position(done as u64);
+    pub(super) fn set(&self, done: u64, total: u64, message: &str) {
+        self.0.set_length(total);
+        self.0.set_position(done);
         self.0.set_message(message.to_owned());
     }
 

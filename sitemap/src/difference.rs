@@ -1,0 +1,198 @@
+//! Which pages differ between two sitemaps, from their shards alone, one shard of each side in memory.
+//!
+//! Both sides give their pages in one order, by loc; so two streams are merged, and nothing is kept. What stands out of
+//! order is found and told, never compared wrongly.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A page of a shard: where it is, and a hash of all that the shard says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its address, without entities.
+    pub loc: String,
+    /// Its lastmod as it is written; empty where it has none.
+    pub lastmod: String,
+    /// Of the whole `<url>`.
+    hash: u64,
+}
+
+/// How a page differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// It is only in the new one.
+    Added,
+    /// It is in both, and something about it changed.
+    Edited,
+    /// It is only in the old one.
+    Removed,
+}
+
+/// Why two sitemaps cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum DifferenceError<E> {
+    /// A shard is none that this project wrote.
+    #[error("{0} is no shard that can be read")]
+    Shard(String),
+    /// Pages are not in the order of their addresses.
+    #[error("{0} is not in the order of its addresses")]
+    Order(String),
+    /// A shard could not be had, or the taker stopped.
+    #[error(transparent)]
+    Other(E),
+}
+
+/// Reads the pages of a shard's XML. Our own shards are plain enough to be read without a parser: every page is one
+/// `<url>` with its `<loc>` first, and CDATA and comments never stand there.
+fn pages(xml: &[u8]) -> Option<VecDeque<Page>> {
+    let text = std::str::from_utf8(xml).ok()?;
+    let mut pages = VecDeque::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("<url>") {
+        let end = rest[at..].find("</url>")? + at;
+        let url = &rest[at + "<url>".len()..end];
+        rest = &rest[end..];
+        let loc = quick_xml::escape::unescape(between(url, "<loc>", "</loc>")?.trim()).ok()?.into_owned();
+        let lastmod = between(url, "<lastmod>", "</lastmod>").unwrap_or_default().trim().to_owned();
+        pages.push_back(Page { loc, lastmod, hash: xxh3_64(url.as_bytes()) });
+    }
+    Some(pages)
+}
+
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
+    let from = text.find(begin)? + begin.len();
+    let size = text[from..].find(end)?;
+    Some(&text[from..from + size])
+}
+
+/// One side: its shards, by key range, read as they are needed.
+struct Side<'a, E> {
+    files: std::slice::Iter<'a, String>,
+    read: &'a mut dyn FnMut(&str) -> Result<Vec<u8>, E>,
+    pages: VecDeque<Page>,
+    last: String,
+}
+
+impl<E> Side<'_, E> {
+    /// The next page, if there is one.
+    fn next(&mut self) -> Result<Option<Page>, DifferenceError<E>> {
+        loop {
+            if let Some(page) = self.pages.pop_front() {
+                if page.loc <= self.last && !self.last.is_empty() {
+                    return Err(DifferenceError::Order(page.loc));
+                }
+                page.loc.clone_into(&mut self.last);
+                return Ok(Some(page));
+            }
+            let Some(file) = self.files.next() else { return Ok(None) };
+            let xml = (self.read)(file).map_err(DifferenceError::Other)?;
+            self.pages = pages(&xml).ok_or_else(|| DifferenceError::Shard(file.clone()))?;
+        }
+    }
+}
+
+/// What reads a shard's XML, unpacked, by its name.
+pub type ReadShard<'a, E> = dyn FnMut(&str) -> Result<Vec<u8>, E> + 'a;
+
+/// Gives every page that differs to `take`, in the order of their addresses, with the old and the new page as far as
+/// there is one. `old` and `new` are the files of each side that may differ, by key range.
+///
+/// # Errors
+/// A [`DifferenceError`], among them what `take` returns.
+pub fn differences<E>(
+    old: (&[String], &mut ReadShard<'_, E>),
+    new: (&[String], &mut ReadShard<'_, E>),
+    take: &mut dyn FnMut(Difference, Option<&Page>, Option<&Page>) -> Result<(), E>,
+) -> Result<(), DifferenceError<E>> {
+    let mut old = Side { files: old.0.iter(), read: old.1, pages: VecDeque::new(), last: String::new() };
+    let mut new = Side { files: new.0.iter(), read: new.1, pages: VecDeque::new(), last: String::new() };
+    let (mut before, mut after) = (old.next()?, new.next()?);
+    loop {
+        let order = match (&before, &after) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(before), Some(after)) => before.loc.cmp(&after.loc),
+        };
+        let told = match order {
+            Ordering::Less => take(Difference::Removed, before.as_ref(), None),
+            Ordering::Greater => take(Difference::Added, None, after.as_ref()),
+            Ordering::Equal if before.as_ref().map(|page| page.hash) != after.as_ref().map(|page| page.hash) => {
+                take(Difference::Edited, before.as_ref(), after.as_ref())
+            }
+            Ordering::Equal => Ok(()),
+        };
+        told.map_err(DifferenceError::Other)?;
+        if order.is_le() {
+            before = old.next()?;
+        }
+        if order.is_ge() {
+            after = new.next()?;
+        }
+    }
+}
+
+/// Unpacks a shard where its bytes say that it is packed.
+///
+/// # Errors
+/// Where it is damaged, or larger than a shard may be.
+pub fn unpack(bytes: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let mut xml = Vec::new();
+    let reader = flate2::read::MultiGzDecoder::new(bytes.as_slice());
+    let size = std::io::Read::read_to_end(&mut std::io::Read::take(reader, crate::xml::BYTES_MAX + 1), &mut xml)?;
+    if size as u64 > crate::xml::BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than a shard may be"));
+    }
+    Ok(xml)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn shard(pages: &[(&str, &str)]) -> Vec<u8> {
+        let url = |(loc, lastmod): &(&str, &str)| {
+            let loc = loc.replace('&', "&amp;");
+            let lastmod = if lastmod.is_empty() { String::new() } else { format!("<lastmod>{lastmod}</lastmod>") };
+            format!("<url><loc>{loc}</loc>{lastmod}</url>\n")
+        };
+        format!("<urlset>\n{}</urlset>\n", pages.iter().map(url).collect::<String>()).into_bytes()
+    }
+
+    type Told = Vec<(Difference, String)>;
+
+    fn compare(old: &[&[(&str, &str)]], new: &[&[(&str, &str)]]) -> Result<Told, DifferenceError<String>> {
+        let side = |shards: &[&[(&str, &str)]]| -> BTreeMap<String, Vec<u8>> {
+            shards.iter().enumerate().map(|(n, pages)| (n.to_string(), shard(pages))).collect()
+        };
+        let (old, new) = (side(old), side(new));
+        let files = |side: &BTreeMap<String, Vec<u8>>| side.keys().cloned().collect::<Vec<_>>();
+        let mut told = Told::new();
+        let mut take = |difference, before: Option<&Page>, after: Option<&Page>| {
+            told.push((difference, before.or(after).map(|page| page.loc.clone()).unwrap_or_default()));
+            Ok(())
+        };
+        let mut read_old = |file: &str| old.get(file).cloned().ok_or_else(|| file.to_owned());
+        let mut read_new = |file: &str| new.get(file).cloned().ok_or_else(|| file.to_owned());
+        differences((&files(&old), &mut read_old), (&files(&new), &mut read_new), &mut take)?;
+        Ok(told)
+    }
+
+    #[test]
+    fn what_was_added_edited_and_removed_is_told_whatever_shard_it_is_in() {
+        let told = compare(
+            &[&[("a", "1"), ("b&c", "1")], &[("d", ""), ("e", "1")]],
+            &[&[("a", "1")], &[("b&c", "2"), ("c", "")], &[("e", "1"), ("f", "")]],
+        );
+        use Difference::{Added, Edited, Removed};
+        let wanted = [(Edited, "b&c"), (Added, "c"), (Removed, "d"), (Added, "f")];
+        assert_eq!(told.unwrap(), wanted.map(|(difference, loc)| (difference, loc.to_owned())));
+        assert_eq!(compare(&[&[("a", "1"), ("b", "")]], &[&[("a", "1")], &[("b", "")]]).unwrap(), []);
+        assert!(matches!(compare(&[&[("b", ""), ("a", "")]], &[]), Err(DifferenceError::Order(_))));
+    }
+}

@@ -1,0 +1,86 @@
+//! What a refresh tells others: IndexNow of what changed, and people by the report of runs.
+//!
+//! Neither is worth a sitemap: what goes wrong here is said in the outcome and in the log, and the run goes on.
+
+use crate::build::Built;
+use crate::indexnow::{self, Drained, Gathered, Waiting};
+use crate::report::Report;
+use crate::run_report::{self, Entry};
+use crate::site::Site;
+use crate::web::{USER_AGENT, Web};
+use aws_sdk_s3::Client;
+use serde::Serialize;
+use std::path::Path;
+use tidemark_runtime::clock::Clock;
+
+/// What became of the changes of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Told {
+    /// What was stored before anything was published.
+    pub gathered: Gathered,
+    /// What engines took after the commit; parts of earlier runs are among it.
+    pub drained: Drained,
+    /// What went wrong, if something did.
+    pub problem: Option<String>,
+}
+
+/// Where a site's telling is kept.
+#[derive(Clone, Debug)]
+pub struct Teller<'a> {
+    /// S3, in the hub.
+    pub s3: &'a Client,
+    /// The bucket of settings and state.
+    pub state_bucket: &'a str,
+    /// The site.
+    pub site: &'a str,
+    /// The run's ID.
+    pub run: &'a str,
+    /// The lease's fencing token.
+    pub token: u64,
+}
+
+impl Teller<'_> {
+    fn waiting(&self) -> Waiting {
+        Waiting::new(self.s3.clone(), self.state_bucket, self.site)
+    }
+
+    /// Stores what `built` changes, where the `site` wants it told. Call it before anything is published.
+    pub async fn gather(&self, site: &Site, built: &Built, work_dir: &Path) -> Option<Told> {
+        let settings = site.indexnow.as_ref()?;
+        let run = (self.token, self.run);
+        match indexnow::gather(&self.waiting(), settings, &site.target, built, work_dir, run).await {
+            Ok(gathered) => Some(Told { gathered, ..Told::default() }),
+            Err(error) => {
+                tracing::warn!(site = self.site, %error, "the changes of this run are not told by IndexNow");
+                Some(Told { problem: Some(error.to_string()), ..Told::default() })
+            }
+        }
+    }
+
+    /// Tells what waits. Call it after the commit, with what [`Teller::gather`] gave.
+    pub async fn drain(&self, site: &Site, clock: &Clock, told: Option<&mut Told>) {
+        let (Some(settings), Some(told)) = (&site.indexnow, told) else { return };
+        let drained = match Web::new(clock.clone(), USER_AGENT) {
+            Ok(web) => indexnow::drain(&web, &self.waiting(), settings).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match drained {
+            Ok(drained) => told.drained = drained,
+            Err(error) => told.problem = Some(error),
+        }
+        if let Some(problem) = told.drained.problem.as_ref().or(told.problem.as_ref()) {
+            tracing::warn!(
+                site = self.site,
+                problem,
+                "IndexNow was not told everything; what waits goes with the next run"
+            );
+        }
+    }
+
+    /// Adds the run to the site's report. Call it under the lease, after the commit.
+    pub async fn report(&self, entry: Entry, report: &Report) {
+        if let Err(error) = run_report::store(self.s3, self.state_bucket, self.site, entry, report).await {
+            tracing::warn!(site = self.site, error, "the report of the run could not be written");
+        }
+    }
+}
