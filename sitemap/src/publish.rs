@@ -10,17 +10,19 @@
 //! 5. after a grace period, files that no index names any more are removed.
 //!
 //! What the index names is read from the index itself, not from memory, so this holds after a run that was killed
-//! anywhere, too. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
+//! anywhere, too. The lease is renewed before the first file, before every index and before files are removed, so that a
+//! run that lost it stops; what slips through between renewal and write, the place's own conditions catch. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
 //! killed run leaves is then known to the next one, which takes it over or clears it away. Nothing that did not change
 //! is written, the index included.
 
 use crate::build::Built;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Retired};
 use crate::xml::{self, Entry};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
+use tidemark_runtime::clock::Clock;
 
 /// Why a place could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,22 @@ pub trait Place: Sync {
     fn remove(&self, file: &str) -> impl Future<Output = Result<(), PlaceError>> + Send;
 }
 
+/// The right to write to a place.
+pub trait Lease: Send {
+    /// Fails where somebody else has taken it; prolongs it otherwise.
+    fn renew(&mut self) -> impl Future<Output = Result<(), PlaceError>> + Send;
+}
+
+/// The lease of a place that nobody else can write to, because it is locked.
+#[derive(Clone, Copy, Debug)]
+pub struct Locked;
+
+impl Lease for Locked {
+    async fn renew(&mut self) -> Result<(), PlaceError> {
+        Ok(())
+    }
+}
+
 /// How to publish.
 #[derive(Clone, Debug)]
 pub struct Manner {
@@ -57,6 +75,8 @@ pub struct Manner {
     pub grace_ms: i64,
     /// The time of the run, in milliseconds since the epoch.
     pub now_ms: i64,
+    /// What waits.
+    pub clock: Clock,
 }
 
 /// What publishing did.
@@ -93,7 +113,12 @@ impl Built {
 ///
 /// # Errors
 /// The first [`PlaceError`]; running again goes on from there.
-pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Result<(Manifest, Published), PlaceError> {
+pub async fn publish<P: Place, L: Lease>(
+    place: &P,
+    built: Built,
+    manner: &Manner,
+    lease: &mut L,
+) -> Result<(Manifest, Published), PlaceError> {
     let Built { mut manifest, previous, changes, .. } = built;
     let mut done = Published { shards_unchanged: manifest.shards.len() - changes.len(), ..Published::default() };
     let mut index = place.index().await?;
@@ -102,16 +127,25 @@ pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Resu
     let known: HashSet<&str> = previous.shards.iter().map(|shard| shard.file.as_str()).collect();
     let mut stamps = HashMap::new();
     let (rewritten, unseen): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| is_named(&change.file));
+    if !unseen.is_empty() || !rewritten.is_empty() {
+        lease.renew().await?;
+    }
     for change in &unseen {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
     }
     let goes = |entry: &Entry| !manifest.shards.iter().any(|shard| shard.file == entry.file);
-    if !unseen.is_empty() && !named.is_empty() && (!rewritten.is_empty() || named.iter().any(goes)) {
+    // Also what did not change is unnamed where a run was killed that had merged it away.
+    let unnamed: Vec<Entry> = manifest.shards.iter().filter(|s| !is_named(&s.file)).map(Entry::of).collect();
+    if !unnamed.is_empty() && !named.is_empty() && (!rewritten.is_empty() || named.iter().any(goes)) {
         settle(manner).await;
-        let new = manifest.shards.iter().filter(|shard| stamps.contains_key(&shard.file)).map(Entry::of);
-        let both: Vec<Entry> = named.iter().cloned().chain(new).collect();
-        write_index(place, &both, manner, &mut index).await?;
+        let both: Vec<Entry> = named.iter().cloned().chain(unnamed).collect();
+        write_index(place, &both, manner, lease, &mut index).await?;
         settle(manner).await;
+        lease.renew().await?;
+    } else if !rewritten.is_empty() && !is_index_of(&previous, &named) {
+        // A killed run wrote this index, perhaps a moment ago: caches may still have the one before.
+        settle(manner).await;
+        lease.renew().await?;
     }
     for change in &rewritten {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
@@ -120,7 +154,7 @@ pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Resu
         settle(manner).await;
     }
     let entries: Vec<Entry> = manifest.shards.iter().map(Entry::of).collect();
-    done.index_written = write_index(place, &entries, manner, &mut index).await?;
+    done.index_written = write_index(place, &entries, manner, lease, &mut index).await?;
     let written = unseen.into_iter().chain(rewritten).map(|change| change.file);
     (done.files_rewritten, done.files_new) = written.partition(|file| known.contains(file.as_str()));
     for shard in &mut manifest.shards {
@@ -130,24 +164,50 @@ pub async fn publish<P: Place>(place: &P, built: Built, manner: &Manner) -> Resu
     }
     let (due, waiting) = manifest.retired.into_iter().partition(|old| manner.now_ms - old.since_ms >= manner.grace_ms);
     manifest.retired = waiting;
-    for old in due {
-        place.remove(&old.file).await?;
-        done.files_removed.push(old.file);
-    }
+    done.files_removed = remove(place, due, manner, lease, done.index_written).await?;
     Ok((manifest, done))
 }
 
+/// Removes the files that are `due`, not before caches have forgotten an index that may have named them.
+async fn remove<P: Place, L: Lease>(
+    place: &P,
+    due: Vec<Retired>,
+    manner: &Manner,
+    lease: &mut L,
+    index_written: bool,
+) -> Result<Vec<String>, PlaceError> {
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
+    if index_written {
+        settle(manner).await;
+    }
+    lease.renew().await?;
+    let mut removed = Vec::new();
+    for old in due {
+        place.remove(&old.file).await?;
+        removed.push(old.file);
+    }
+    Ok(removed)
+}
+
+fn is_index_of(manifest: &Manifest, named: &[Entry]) -> bool {
+    named.iter().eq(manifest.shards.iter().map(Entry::of).collect::<Vec<_>>().iter())
+}
+
 /// Writes the index of `entries` unless `current` is just that.
-async fn write_index<P: Place>(
+async fn write_index<P: Place, L: Lease>(
     place: &P,
     entries: &[Entry],
     manner: &Manner,
+    lease: &mut L,
     current: &mut Option<Vec<u8>>,
 ) -> Result<bool, PlaceError> {
     let bytes = xml::index(entries, &manner.files_url);
     if current.as_ref() == Some(&bytes) {
         return Ok(false);
     }
+    lease.renew().await?;
     place.put_index(&bytes).await?;
     *current = Some(bytes);
     Ok(true)
@@ -156,7 +216,7 @@ async fn write_index<P: Place>(
 /// Waits until no cache serves what was there before.
 async fn settle(manner: &Manner) {
     if !manner.edge_ttl.is_zero() {
-        tokio::time::sleep(manner.edge_ttl).await;
+        manner.clock.sleep(manner.edge_ttl).await;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::parts::{Parts, PartsError, StartPart};
 use crate::place::bucket::Bucket;
-use crate::publish::{self, Manner, PlaceError, Published};
+use crate::publish::{self, Lease, Manner, PlaceError, Published};
 use crate::report::Report;
 use crate::run_report::Entry;
 use crate::site::{Site, SiteError};
@@ -243,10 +243,14 @@ async fn under_lease(
     let manner = Manner {
         files_url: site.files_url.clone(),
         edge_ttl: site.target.edge_ttl,
-        grace_ms: site.target.grace_ms,
+        // A file goes at the earliest in the run after the one that retired it: until that is committed, another run may
+        // take the file over.
+        grace_ms: site.target.grace_ms.max(1),
         now_ms: around.clock.now_ms(),
+        clock: around.clock.clone(),
     };
-    let (manifest, published) = publish::publish(&bucket, built, &manner).await?;
+    let mut lease = Renewing { held, clock: &around.clock };
+    let (manifest, published) = publish::publish(&bucket, built, &manner, &mut lease).await?;
     let (urls, shards) = (manifest.urls(), manifest.shards.len());
     let rejects = around.store_rejects(run, &report).await?;
     let key = around.commit(run, (&manifest, fingerprint), &previous, held).await?;
@@ -255,6 +259,23 @@ async fn under_lease(
     teller.report(Entry::new(run.id, times, &manifest, &published, &report), &report).await;
     let site = run.site.to_owned();
     Ok(Refreshed { site, urls, shards, input_unchanged, report, published, manifest: key, rejects, told })
+}
+
+/// The lease of a site's state object, renewed by a compare-and-swap.
+struct Renewing<'h> {
+    held: &'h mut Held<Committed>,
+    clock: &'h Clock,
+}
+
+impl Lease for Renewing<'_> {
+    async fn renew(&mut self) -> Result<(), PlaceError> {
+        let renewed = self.held.commit(self.clock.now_ms() + LEASE_MS).await;
+        renewed.map_err(|error| PlaceError {
+            operation: "renewing the lease",
+            file: "state object".to_owned(),
+            message: error.to_string(),
+        })
+    }
 }
 
 impl RefreshError {

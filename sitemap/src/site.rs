@@ -81,6 +81,7 @@ struct FilePublish {
 #[serde(deny_unknown_fields)]
 struct FileShards {
     target_urls: Option<u32>,
+    max_urls: Option<u32>,
     level: Option<i32>,
 }
 
@@ -157,9 +158,13 @@ impl Site {
             None => None,
         };
         let defaults = Limits::default();
-        let urls_target = file.shards.target_urls.unwrap_or(defaults.urls_target);
-        if !(1..=defaults.urls_max).contains(&urls_target) {
-            return Err(wrong("shards.target_urls", format!("is {urls_target}: give 1 to {}", defaults.urls_max)));
+        let urls_max = file.shards.max_urls.unwrap_or(defaults.urls_max);
+        if !(1..=defaults.urls_max).contains(&urls_max) {
+            return Err(wrong("shards.max_urls", format!("is {urls_max}: give 1 to {}", defaults.urls_max)));
+        }
+        let urls_target = file.shards.target_urls.unwrap_or(defaults.urls_target.min(urls_max));
+        if !(1..=urls_max).contains(&urls_target) {
+            return Err(wrong("shards.target_urls", format!("is {urls_target}: give 1 to {urls_max}")));
         }
         let level = file.shards.level.unwrap_or(4);
         if !(1..=12).contains(&level) {
@@ -179,7 +184,7 @@ impl Site {
             source: file.input.check(file.query).map_err(|(field, problem)| wrong(field, problem))?,
             scale: file.scale.check().map_err(|(field, problem)| wrong(field, problem))?,
             target: target(file.publish, &wrong)?,
-            limits: file.rows.narrow(Limits { urls_target, ..defaults }),
+            limits: file.rows.narrow(Limits { urls_target, urls_max, ..defaults }),
             rows: file.rows,
             level,
             drop_percent_max,
@@ -290,6 +295,8 @@ mod tests {
             ("prefix = \"/a/b\"", "edge_ttl_seconds = 3600", "publish.edge_ttl_seconds"),
             ("prefix = \"/a/b\"", "edge_ttl = 3", "edge_ttl"),
             ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),
+            ("prefix = \"/a/b\"", "[shards]\nmax_urls = 50001", "shards.max_urls"),
+            ("prefix = \"/a/b\"", "[shards]\nmax_urls = 5\ntarget_urls = 6", "shards.target_urls"),
             ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
             ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
             ("prefix = \"/a/b\"", "[indexnow]\nkey = \"short\"", "indexnow.key"),

@@ -1,8 +1,8 @@
 //! A sitemap under a prefix of an S3 bucket, behind a CDN.
 //!
-//! Promises: files are PUT whole, with a checksum and on the condition that what stands there is what this run saw
-//! when it began; so two runs never mix unseen. A PUT whose answer was lost is recognised by the hash that the object
-//! carries. Types, caching and that hash are set here and nowhere else.
+//! Promises: files are PUT whole, with a checksum, and PUT or deleted on the condition that what stands there is what
+//! this run saw when it began, the index included; so two runs never mix unseen. A PUT whose answer was lost is
+//! recognised by the hash that the object carries, a DELETE by the object's absence. Types, caching and that hash are set here and nowhere else.
 
 use crate::build::Stray;
 use crate::keys;
@@ -142,11 +142,16 @@ impl Bucket {
         if head.metadata().and_then(|metadata| metadata.get(HASH)).is_some_and(|there| there == hash) {
             return self.written(file, head.e_tag);
         }
-        Err(PlaceError {
-            operation: "writing",
-            file: file.to_owned(),
-            message: "somebody else wrote it since this run began; the next run mends it".to_owned(),
-        })
+        Err(overtaken("writing", file))
+    }
+
+    /// Whether an earlier try of a DELETE had arrived.
+    async fn is_gone(&self, file: &str) -> Result<bool, PlaceError> {
+        match self.s3.head_object().bucket(&self.target.bucket).key(self.key(file)).send().await {
+            Ok(_) => Ok(false),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(true),
+            Err(error) => Err(failed("looking at", file, &error)),
+        }
     }
 }
 
@@ -171,22 +176,40 @@ impl Place for Bucket {
             Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => return Ok(None),
             Err(error) => return Err(failed("reading", keys::INDEX, &error)),
         };
-        let etag = object.e_tag;
+        // What this run decided rests on what it saw when it began; an index from after that is another run's.
+        if object.e_tag != self.etag(keys::INDEX) {
+            return Err(overtaken("reading", keys::INDEX));
+        }
         let bytes = object.body.collect().await.map_err(|error| PlaceError {
             operation: "reading",
             file: keys::INDEX.to_owned(),
             message: error.to_string(),
         })?;
-        self.remember(keys::INDEX, etag);
         Ok(Some(bytes.to_vec()))
     }
 
     async fn remove(&self, file: &str) -> Result<(), PlaceError> {
-        let request = self.s3.delete_object().bucket(&self.target.bucket).key(self.key(file));
-        request.send().await.map_err(|error| failed("removing", file, &error))?;
+        let Some(etag) = self.etag(file) else { return Ok(()) };
+        let mut tries = 1;
+        loop {
+            let request = self.s3.delete_object().bucket(&self.target.bucket).key(self.key(file)).if_match(&etag);
+            let Err(error) = request.send().await else { break };
+            match error.raw_response().map(|response| response.status().as_u16()) {
+                Some(409) if tries < TRIES_MAX => tries += 1,
+                Some(404) => break,
+                Some(409 | 412) if self.is_gone(file).await? => break,
+                Some(409 | 412) => return Err(overtaken("removing", file)),
+                _ => return Err(failed("removing", file, &error)),
+            }
+        }
         self.remember(file, None);
         Ok(())
     }
+}
+
+fn overtaken(operation: &'static str, file: &str) -> PlaceError {
+    let message = "somebody else wrote it since this run began; the next run mends it".to_owned();
+    PlaceError { operation, file: file.to_owned(), message }
 }
 
 fn failed<E>(operation: &'static str, file: &str, error: &SdkError<E>) -> PlaceError

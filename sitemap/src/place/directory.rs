@@ -5,7 +5,7 @@
 use crate::build::{self, BuildError, Options, Standing, Stray, hex};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError, Shard};
-use crate::publish::{self, Manner, Place, PlaceError, Published};
+use crate::publish::{self, Locked, Manner, Place, PlaceError, Published};
 use crate::report::Report;
 use crate::source;
 use crate::xml;
@@ -14,6 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
+use tidemark_runtime::clock::Clock;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Why a local build did not finish.
@@ -131,8 +132,9 @@ impl Directory {
             edge_ttl: Duration::ZERO,
             grace_ms: 0,
             now_ms: options.policy.now_ms,
+            clock: Clock::system(),
         };
-        let (manifest, published) = publish::publish(self, built, &manner).await?;
+        let (manifest, published) = publish::publish(self, built, &manner, &mut Locked).await?;
         self.commit(&manifest, &previous)?;
         let hashes = hashes.into_iter().map(hex).collect();
         let sizes = inputs.iter().map(|input| size(input)).collect();

@@ -118,9 +118,15 @@ fn run(world: &mut World, input: &Input, fuse: usize, must: &BTreeSet<u32>, grac
     let built = built(world, input, work_dir.path());
     world.intent = built.intent();
     let memory = Memory { files: Mutex::new(world.files.clone()), fuse: Mutex::new(fuse), must: must.clone() };
-    let manner = Manner { files_url: BASE.to_owned(), edge_ttl: Duration::ZERO, grace_ms, now_ms: NOW_MS };
+    let manner = Manner {
+        files_url: BASE.to_owned(),
+        edge_ttl: Duration::ZERO,
+        grace_ms,
+        now_ms: NOW_MS,
+        clock: Clock::simulated(NOW_MS),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let outcome = runtime.block_on(publish(&memory, built, &manner));
+    let outcome = runtime.block_on(publish(&memory, built, &manner, &mut Locked));
     world.files = memory.files.into_inner().unwrap();
     let Ok((manifest, _)) = outcome else { return false };
     world.manifest = Manifest::from_json(&manifest.to_json().unwrap()).unwrap();

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tidemark_local::{CloudOptions, HUB, LocalCloud, clone_root, sdk_config};
+use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::build::{self, Options, Standing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::bucket::Bucket;
-use tidemark_sitemap::publish::{self, Manner};
+use tidemark_sitemap::publish::{self, Locked, Manner};
 use tidemark_sitemap::site::Target;
 
 const PAGES: usize = 3_000;
@@ -84,9 +85,10 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
     let (built, _) = build::from_files(&[input], &Manifest::empty(BASE), &work_dir, &options, standing).unwrap();
     let target = Target { bucket: BUCKET.to_owned(), prefix: PREFIX.to_owned(), edge_ttl: Duration::ZERO, grace_ms: 0 };
     let files_url = cloud.object_url(BUCKET, PREFIX.trim_end_matches('/'));
-    let manner = Manner { files_url, edge_ttl: Duration::ZERO, grace_ms: 0, now_ms: NOW_MS };
+    let manner =
+        Manner { files_url, edge_ttl: Duration::ZERO, grace_ms: 0, now_ms: NOW_MS, clock: Clock::simulated(NOW_MS) };
     let bucket = Bucket::open(s3, target).await.unwrap();
-    publish::publish(&bucket, built, &manner).await.unwrap();
+    publish::publish(&bucket, built, &manner, &mut Locked).await.unwrap();
     cloud.object_url(BUCKET, &format!("{PREFIX}sitemap-index.xml"))
 }
 
