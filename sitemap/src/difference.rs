@@ -95,6 +95,9 @@ impl<E> Side<'_, E> {
 /// What reads a shard's XML, unpacked, by its name.
 pub type ReadShard<'a, E> = dyn FnMut(&str) -> Result<Vec<u8>, E> + 'a;
 
+/// What is told of a page that differs: how, and the old and the new page as far as there is one.
+pub type TakeDifference<'a, E> = dyn FnMut(Difference, Option<&Page>, Option<&Page>) -> Result<(), E> + 'a;
+
 /// Gives every page that differs to `take`, in the order of their addresses, with the old and the new page as far as
 /// there is one. `old` and `new` are the files of each side that may differ, by key range.
 ///
@@ -103,7 +106,7 @@ pub type ReadShard<'a, E> = dyn FnMut(&str) -> Result<Vec<u8>, E> + 'a;
 pub fn differences<E>(
     old: (&[String], &mut ReadShard<'_, E>),
     new: (&[String], &mut ReadShard<'_, E>),
-    take: &mut dyn FnMut(Difference, Option<&Page>, Option<&Page>) -> Result<(), E>,
+    take: &mut TakeDifference<'_, E>,
 ) -> Result<(), DifferenceError<E>> {
     let mut old = Side { files: old.0.iter(), read: old.1, pages: VecDeque::new(), last: String::new() };
     let mut new = Side { files: new.0.iter(), read: new.1, pages: VecDeque::new(), last: String::new() };

@@ -76,7 +76,7 @@ impl Robots {
     #[must_use]
     pub fn forbids(&self, agent: &str, path: &str) -> Option<&str> {
         let agent = agent.to_ascii_lowercase();
-        let mut own = self.groups.iter().filter(|group| group.agents.iter().any(|name| *name == agent)).peekable();
+        let mut own = self.groups.iter().filter(|group| group.agents.contains(&agent)).peekable();
         let everybody = self.groups.iter().filter(|group| group.agents.iter().any(|name| name == "*"));
         let groups: Vec<&Group> = if own.peek().is_some() { own.collect() } else { everybody.collect() };
         let rules = groups.iter().flat_map(|group| &group.rules).filter(|(_, pattern)| matches(pattern, path));

@@ -64,7 +64,7 @@ impl Forward {
         let lanes: Vec<Lane> = records.iter().filter_map(lane).collect();
         let named: BTreeMap<Lane, Follows> =
             follows.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(lane, f)| (*lane, f.clone())).collect();
-        let answer = self.deliver(&*event_of(records)?, named, false).await?;
+        let answer = self.deliver(&event_of(records)?, named, false).await?;
         check_applied(&answer, &lanes, self.region.region())?;
         self.meter.fed(records.len());
         for (lane, outcome) in &answer.lanes {
@@ -77,7 +77,7 @@ impl Forward {
 
     /// Makes lanes ready that stand at the tip: a write of nothing that names the marks they were fed to.
     async fn join(&self, follows: BTreeMap<Lane, Follows>) -> Result<Counts, ForwardError> {
-        let answer = self.deliver(&*event_of(&[])?, follows.clone(), true).await?;
+        let answer = self.deliver(&event_of(&[])?, follows.clone(), true).await?;
         check_applied(&answer, follows.keys(), self.region.region())?;
         Ok(answer.counts)
     }

@@ -39,7 +39,6 @@ const INBOX_BATCH: usize = 1_024;
 
 /// What the publisher's handle tells its task.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every message is a change, which a box would only make slower")]
 pub(super) enum Message {
     Queue(Queued),
     /// Answers when what was queued before has ended, with how many changes were not confirmed since the last flush.

@@ -196,7 +196,7 @@ fn headers(
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if page {
         fault(format!("is a web page ({kind}), not a sitemap"));
-    } else if packed && encoding != "" && encoding != "identity" {
+    } else if packed && !encoding.is_empty() && encoding != "identity" {
         fault("is packed twice: its bytes are gzip, and Content-Encoding says so once more".to_owned());
     } else if packed && !matches!(kind, "application/gzip" | "application/x-gzip" | "application/octet-stream") {
         fault(format!("is packed, and its Content-Type is {kind:?}, not application/gzip"));

@@ -242,7 +242,7 @@ async fn another_form_of_rows_alone_rewrites_nothing() {
     fs::write(&input, csv(&rows(900))).unwrap();
     let out: PathBuf = dir.path().join("out");
     let mut options = Options::new(Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS), "one");
-    let first = Directory::open(&out).unwrap().build(&[input.clone()], &options, BASE).await.unwrap();
+    let first = Directory::open(&out).unwrap().build(std::slice::from_ref(&input), &options, BASE).await.unwrap();
     // As a version before would have left it.
     let manifest = out.join(".tidemark/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();

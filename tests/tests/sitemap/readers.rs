@@ -55,8 +55,11 @@ const TIMES: [(&str, &str, &str); 6] = [
     ("2025-11-02T08:09Z", "2025-11-02T08:09:00Z", "2025-11-02T08:09:00+00:00"),
 ];
 
+/// Addresses with their times.
+type Pages = Vec<(String, String)>;
+
 /// The page list, and what a reader must find: as it is written, and as ultimate-sitemap-parser understands it.
-fn pages() -> (Vec<(String, String)>, Vec<(String, String)>, Vec<(String, String)>) {
+fn pages() -> (Pages, Pages, Pages) {
     let (mut rows, mut written, mut understood) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..PAGES {
         let ((name, address), (time, told, instant)) = (NAMES[n % NAMES.len()], TIMES[n % TIMES.len()]);
