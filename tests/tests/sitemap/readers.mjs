@@ -6,4 +6,5 @@ const Sitemapper = loaded.default.default ?? loaded.default;
 const { sites, errors } = await new Sitemapper({ url, timeout: 60_000, fields: { loc: true, lastmod: true } }).fetch();
 for (const error of errors) console.error(error);
 for (const { loc, lastmod } of sites) console.log(JSON.stringify([loc, lastmod ?? ""]));
-process.exit(errors.length === 0 ? 0 : 1);
+// Not exit(): that would drop what a slow reader of this output has not taken yet.
+process.exitCode = errors.length === 0 ? 0 : 1;
