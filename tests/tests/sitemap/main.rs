@@ -4,10 +4,15 @@
 
 mod athena;
 mod check;
+mod edge;
 mod extensions;
+mod kill;
+mod race;
 mod readers;
 mod stability;
+mod store;
 mod tell;
+mod world;
 
 use quick_xml::events::Event;
 use std::collections::BTreeMap;

@@ -1,0 +1,146 @@
+//! A refresh is killed at every S3 call that it makes, in every way, and crawlers look on.
+
+use crate::world::{AFTER_LEASE_MS, FATES, Fate, Input, Job, Rules, World, common, pages, wanted};
+use tidemark_tests::random::Random;
+
+const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0 };
+
+/// Kills the run from `first` to `second` at every call, and lets the same run, and one on `third`, follow. Returns how
+/// many calls there were.
+fn kill_everywhere(rules: Rules, [first, second, third]: [&Input; 3]) -> usize {
+    let before = World::new(rules, true);
+    before.run(&Job::new("first", first));
+    before.pass();
+    let job = Job::new("second", second).later(AFTER_LEASE_MS);
+    let unhurt = before.copy();
+    unhurt.must_keep(common(&[first, second]));
+    let calls = unhurt.run(&job);
+    assert_eq!(unhurt.crawl(), wanted(second));
+    for at in 1..=calls {
+        for fate in FATES {
+            let world = before.copy();
+            world.must_keep(common(&[first, second]));
+            let (outcome, hurt) = world.run_into(&job, at, fate);
+            let context = format!("call {at} ({hurt}) met {fate:?}");
+            if matches!(fate, Fate::Busy | Fate::LoseAnswer) {
+                let error = outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
+                assert!(error.is_none(), "{context}: {error:?}");
+            }
+            if matches!(outcome, Some(Ok(_))) {
+                assert_eq!(world.outcome(), unhurt.outcome(), "{context}: it ends as if nothing had been");
+                continue;
+            }
+            assert_mended(&world, &unhurt, &job, [first, second, third], at, fate, &context);
+        }
+    }
+    calls
+}
+
+/// What `world`, a killed run's, comes to: by the same run again, by another, and by one that is killed as well.
+fn assert_mended(
+    world: &World,
+    unhurt: &World,
+    job: &Job,
+    [first, second, third]: [&Input; 3],
+    at: usize,
+    fate: Fate,
+    context: &str,
+) {
+    let resumed = world.copy();
+    resumed.run(&job.again());
+    assert_eq!(resumed.outcome(), unhurt.outcome(), "{context}: the resumed run ends byte for byte like an unhurt one");
+
+    let keep = common(&[first, second, third]);
+    let other = world.copy();
+    other.must_keep(keep.clone());
+    let third_job = Job::new("third", third).later(2 * AFTER_LEASE_MS);
+    other.run(&third_job);
+    assert_eq!((other.crawl(), other.disagreement()), (wanted(third), None), "{context}: and another run follows");
+
+    let twice = world.copy();
+    twice.must_keep(keep);
+    twice.run_into(&third_job, at, fate);
+    twice.run(&Job::new("last", first).later(3 * AFTER_LEASE_MS));
+    assert_eq!(
+        (twice.crawl(), twice.disagreement()),
+        (wanted(first), None),
+        "{context}: and one that is killed as well"
+    );
+}
+
+/// Four shards; the first splits, the second has edits, the third nearly empties and joins the fourth, the edge grows.
+fn everything_at_once() -> [Input; 3] {
+    let first = pages((0..160).map(|n| n * 10));
+    let mut second = first.clone();
+    second.extend((0..40).map(|n| (n * 5 + 1, 2)));
+    second.insert(500, 3);
+    second.retain(|page, _| !(800..1180).contains(page));
+    second.extend((0..60).map(|n| (3000 + n, 4)));
+    let mut third = pages((0..200).map(|n| n * 8));
+    third.extend((0..60).map(|n| (n * 10, 5)));
+    [first, second, third]
+}
+
+#[test]
+fn a_run_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same() {
+    let inputs = everything_at_once();
+    let [first, second, third] = inputs.each_ref();
+    for grace_hours in [0, 24] {
+        let calls = kill_everywhere(Rules { grace_hours, ..RULES }, [first, second, third]);
+        assert!(calls > 20, "{calls} calls only");
+    }
+    kill_everywhere(RULES, [second, first, third]);
+}
+
+#[test]
+fn a_run_killed_while_one_thing_changes_loses_no_page() {
+    let first = pages((0..90).map(|n| n * 10));
+    let mut third = first.clone();
+    third.extend((0..30).map(|n| (n * 9 + 1, 1)));
+    let mut edited = first.clone();
+    edited.insert(500, 9);
+    let mut split = first.clone();
+    split.extend((0..20).map(|n| (n * 10 + 1, 1)));
+    let mut merged = first.clone();
+    merged.retain(|page, _| !(0..390).contains(page));
+    let mut grown = first.clone();
+    grown.extend((0..60).map(|n| (2000 + n, 1)));
+    for second in [edited, split, merged, grown] {
+        kill_everywhere(RULES, [&first, &second, &third]);
+    }
+    kill_everywhere(RULES, [&first, &pages(5000..5100), &third]);
+}
+
+#[test]
+fn random_changes_survive_a_kill_at_any_call() {
+    let seed = std::env::var("SEED").map_or(20_251_122, |seed| seed.parse().unwrap());
+    println!("SEED={seed} replays this");
+    let mut random = Random::new(seed);
+    for _ in 0..2 {
+        let mut input = |count: u64| -> Input {
+            let day = |random: &mut Random| u32::try_from(random.below(28)).unwrap();
+            (0..count).map(|_| (u32::try_from(random.below(400)).unwrap(), day(&mut random))).collect()
+        };
+        let (first, mut second, third) = (input(150), input(60), input(150));
+        let (from, to) = (random.below(300), random.below(120));
+        second.extend(first.iter().filter(|(page, _)| !(from..from + to).contains(&u64::from(**page))));
+        kill_everywhere(RULES, [&first, &second, &third]);
+    }
+}
+
+#[test]
+fn a_run_that_changes_nothing_writes_nothing_that_crawlers_see() {
+    let input = pages(0..150);
+    let world = World::new(RULES, true);
+    world.run(&Job::new("first", &input));
+    let (before, manifest) = (world.outcome(), world.state().state.manifest);
+    let world = world.copy();
+    world.run(&Job::new("second", &input).later(AFTER_LEASE_MS));
+    assert_eq!((world.outcome(), world.state().state.manifest), (before, manifest));
+    assert_eq!(world.store.objects().public_writes, [""; 0]);
+
+    let mut edited = input;
+    edited.insert(70, 9);
+    world.run(&Job::new("third", &edited).later(2 * AFTER_LEASE_MS));
+    assert_eq!(world.store.objects().public_writes, ["sitemap-00002.xml.gz", "sitemap-index.xml"]);
+}

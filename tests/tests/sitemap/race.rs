@@ -1,0 +1,213 @@
+//! Two refreshes at once: the second took the lease while the first was still at work, or the same run was triggered
+//! twice. Every order of their S3 calls is tried. After every write the index must name valid files alone; at the end the
+//! committed manifest and the files must agree, or the next run must mend them.
+
+use crate::world::{AFTER_LEASE_MS, Input, Job, Rules, Running, World, pages, wanted};
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tidemark_tests::random::Random;
+
+const RULES: Rules = Rules { target: 4, max: 6, grace_hours: 0 };
+
+/// A world with runs in it, and what each of them has been answered so far.
+struct Race {
+    world: World,
+    runs: Vec<Running>,
+    answered: Vec<DefaultHasher>,
+}
+
+impl Race {
+    fn begin(before: &World, jobs: &[Job]) -> Self {
+        let world = before.copy();
+        let runs = jobs.iter().enumerate().map(|(actor, job)| world.start(actor, job)).collect();
+        Self { world, runs, answered: vec![DefaultHasher::new(); jobs.len()] }
+    }
+
+    /// The runs that wait for a call.
+    fn waiting(&mut self) -> Vec<usize> {
+        (0..self.runs.len()).filter(|actor| self.runs[*actor].advance(&self.world.store)).collect()
+    }
+
+    fn step(&mut self, actor: usize) {
+        let call = self.runs[actor].next_call(&self.world.store).expect("a call that waits");
+        let answer = self.world.store.perform(&call.request);
+        format!("{answer:?}").hash(&mut self.answered[actor]);
+        call.answer(answer);
+    }
+
+    /// What decides how it goes on: the buckets, and what each run knows.
+    fn fingerprint(&self) -> u64 {
+        let mut all = DefaultHasher::new();
+        let objects = self.world.store.objects();
+        for bucket in [crate::store::PUBLIC, crate::store::STATE] {
+            objects.all(bucket).iter().for_each(|(key, object)| (key, &object.etag).hash(&mut all));
+        }
+        self.answered.iter().for_each(|answered| answered.finish().hash(&mut all));
+        all.finish()
+    }
+}
+
+/// How the ends of all orders were.
+#[derive(Debug, Default)]
+struct Ends {
+    orders: usize,
+    agreed: usize,
+    mended: usize,
+    both_committed: usize,
+}
+
+/// Goes through every order of the calls of `jobs`. Two orders that lead to the same buckets and the same knowledge go
+/// on as one.
+fn every_order(before: &World, jobs: &[Job], next: &Job) -> Ends {
+    let (mut seen, mut ends) = (HashSet::new(), Ends::default());
+    let mut open: Vec<Vec<usize>> = vec![Vec::new()];
+    while let Some(mut order) = open.pop() {
+        let mut race = Race::begin(before, jobs);
+        for actor in &order {
+            race.waiting();
+            race.step(*actor);
+        }
+        loop {
+            let waiting = race.waiting();
+            if !seen.insert(race.fingerprint()) {
+                break;
+            }
+            let Some(first) = waiting.first() else {
+                end(&race, next, &order, &mut ends);
+                break;
+            };
+            // Whatever nobody else touches may as well come first: only calls that meet branch.
+            let alone = waiting.iter().find(|actor| is_private(&race.world.store.peek(**actor)));
+            let first = alone.unwrap_or(first);
+            if alone.is_none() {
+                open.extend(waiting[1..].iter().map(|actor| [order.as_slice(), &[*actor]].concat()));
+            }
+            order.push(*first);
+            race.step(*first);
+        }
+    }
+    ends
+}
+
+/// Whether a call is for an object that no other run writes: settings, and a run's own manifest.
+fn is_private(call: &str) -> bool {
+    call.contains(" state/sites/") || call.contains("/manifests/")
+}
+
+/// Both runs are over: the committed manifest and the bytes agree, or the next run mends it.
+fn end(race: &Race, next: &Job, order: &[usize], ends: &mut Ends) {
+    ends.orders += 1;
+    let committed = |run: &&Running| matches!(run.outcome, Some(Ok(_)));
+    ends.both_committed += usize::from(race.runs.iter().filter(committed).count() == race.runs.len());
+    race.world.store.objects().breaches.iter().for_each(|breach| panic!("{breach}"));
+    match race.world.disagreement() {
+        None => ends.agreed += 1,
+        Some(_) => ends.mended += 1,
+    }
+    let world = race.world.copy();
+    world.run(next);
+    assert_eq!((world.crawl(), world.disagreement()), (wanted(&next.input), None), "after the order {order:?}");
+}
+
+fn race(first: &Input, one: &Input, other: &Input) -> Ends {
+    let before = World::new(RULES, false);
+    before.run(&Job::new("first", first));
+    // To the second run the first one's lease has run out, whenever it looks.
+    let jobs = [Job::new("one", one), Job::new("other", other).later(AFTER_LEASE_MS)];
+    let next = Job::new("next", other).later(3 * AFTER_LEASE_MS);
+    let ends = every_order(&before, &jobs, &next);
+    println!("{ends:?}");
+    assert!(ends.agreed > 1, "{ends:?}");
+    ends
+}
+
+/// Two shards of four pages.
+fn two_shards() -> Input {
+    pages((0..8).map(|n| n * 10))
+}
+
+fn with(input: &Input, pages: &[(u32, u32)]) -> Input {
+    let mut input = input.clone();
+    input.extend(pages.iter().copied());
+    input
+}
+
+#[test]
+fn a_run_that_lost_its_lease_harms_nothing_whatever_the_order_of_edits() {
+    let first = two_shards();
+    race(&first, &with(&first, &[(10, 5)]), &with(&first, &[(10, 6), (60, 6)]));
+}
+
+#[test]
+fn a_run_that_lost_its_lease_harms_nothing_whatever_the_order_of_splits() {
+    let first = two_shards();
+    let split = with(&first, &[(1, 1), (2, 1), (3, 1)]);
+    race(&first, &split, &with(&first, &[(60, 6)]));
+}
+
+#[test]
+fn a_run_that_lost_its_lease_harms_nothing_whatever_the_order_of_merges() {
+    let first = two_shards();
+    let mut merged = first.clone();
+    merged.retain(|page, _| *page >= 40);
+    race(&first, &merged, &with(&first, &[(1, 1), (2, 1), (3, 1)]));
+}
+
+#[test]
+fn one_run_that_was_triggered_twice_ends_as_one() {
+    let first = two_shards();
+    let second = with(&first, &[(10, 5)]);
+    let before = World::new(RULES, false);
+    before.run(&Job::new("first", &first));
+    let job = Job::new("second", &second).later(AFTER_LEASE_MS);
+    let next = Job::new("next", &second).later(3 * AFTER_LEASE_MS);
+    // The two leave many more different ends than runs of different names do: some orders, at random.
+    let seed = std::env::var("SEED").map_or(11, |seed| seed.parse().unwrap());
+    println!("SEED={seed} replays this");
+    let (mut random, mut ends) = (Random::new(seed), Ends::default());
+    for _ in 0..150 {
+        random_order(Race::begin(&before, &[job.clone(), job.again()]), &next, &mut random, &mut ends);
+    }
+    println!("{ends:?}");
+    assert!(ends.agreed > 1, "{ends:?}");
+}
+
+/// Lets the runs take turns at random, to their ends.
+fn random_order(mut race: Race, next: &Job, random: &mut Random, ends: &mut Ends) {
+    let mut order = Vec::new();
+    while let waiting @ [_, ..] = race.waiting().as_slice() {
+        let actor = waiting[usize::try_from(random.below(waiting.len() as u64)).unwrap()];
+        order.push(actor);
+        race.step(actor);
+    }
+    end(&race, next, &order, ends);
+}
+
+#[test]
+fn three_runs_in_random_orders_harm_nothing() {
+    let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().unwrap());
+    println!("SEED={seed} replays this");
+    let mut random = Random::new(seed);
+    let first = pages((0..20).map(|n| n * 10));
+    for _ in 0..40 {
+        let mut input = || -> Input {
+            let mut input = first.clone();
+            for _ in 0..random.below(12) {
+                let page = u32::try_from(random.below(220)).unwrap();
+                if random.once_in(3) {
+                    input.remove(&page)
+                } else {
+                    input.insert(page, page % 7)
+                };
+            }
+            input
+        };
+        let (one, other, third) = (input(), input(), input());
+        let before = World::new(RULES, false);
+        before.run(&Job::new("first", &first));
+        let after = |id, input, leases| Job::new(id, input).later(leases * AFTER_LEASE_MS);
+        let jobs = [after("one", &one, 1), after("other", &other, 2), after("third", &third, 3)];
+        let race = Race::begin(&before, &jobs);
+        random_order(race, &after("next", &third, 5), &mut random, &mut Ends::default());
+    }
+}

@@ -1,0 +1,324 @@
+//! One site in the model of S3, and runs of the real refresh over it that a test drives call by call.
+
+use crate::edge::{Edge, FILES_URL, Pages, crawl, index_entries, shard_pages};
+use crate::store::{Answer, Call, Objects, PUBLIC, STATE, Store, Table};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tidemark_runtime::clock::{Clock, Time};
+use tidemark_runtime::state::Document;
+use tidemark_sitemap::manifest::Manifest;
+use tidemark_sitemap::refresh::{self, Committed, RefreshError, Refreshed, Run, Surroundings};
+
+/// 22 November 2025.
+pub(crate) const NOW_MS: i64 = 1_763_800_000_000;
+/// Longer than any lease of a refresh.
+pub(crate) const AFTER_LEASE_MS: i64 = 20 * 60 * 1000;
+/// How long caches serve what they have.
+const TTL_MS: i64 = 60_000;
+/// How often a run is polled until it waits for a call or ends.
+const POLLS_MAX: usize = 100_000;
+const SITE: &str = "shop";
+const STATE_KEY: &str = "sitemaps/shop/state.json";
+
+/// The pages of a list by number, each with the day of its lastmod.
+pub(crate) type Input = BTreeMap<u32, u32>;
+
+pub(crate) fn pages(pages: impl IntoIterator<Item = u32>) -> Input {
+    pages.into_iter().map(|page| (page, 1)).collect()
+}
+
+fn address(page: u32) -> String {
+    format!("{FILES_URL}/p/{page:06}")
+}
+
+/// What a crawler must find of `input`.
+pub(crate) fn wanted(input: &Input) -> Pages {
+    input.iter().map(|(page, day)| (address(*page), format!("2025-01-{:02}", day % 28 + 1))).collect()
+}
+
+/// Pages that are in all of `inputs`.
+pub(crate) fn common(inputs: &[&Input]) -> BTreeSet<String> {
+    let everywhere = |page: &&u32| inputs.iter().all(|input| input.contains_key(page));
+    inputs[0].keys().filter(everywhere).map(|page| address(*page)).collect()
+}
+
+/// A run to come.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) id: &'static str,
+    pub(crate) attempt: u32,
+    pub(crate) now_ms: i64,
+    pub(crate) input: Input,
+}
+
+impl Job {
+    pub(crate) fn new(id: &'static str, input: &Input) -> Self {
+        Self { id, attempt: 1, now_ms: NOW_MS, input: input.clone() }
+    }
+
+    pub(crate) fn again(&self) -> Self {
+        Self { attempt: self.attempt + 1, ..self.clone() }
+    }
+
+    pub(crate) fn later(&self, by_ms: i64) -> Self {
+        Self { now_ms: self.now_ms + by_ms, ..self.clone() }
+    }
+}
+
+/// The buckets and the time.
+pub(crate) struct World {
+    pub(crate) store: Store,
+    time_ms: Arc<AtomicI64>,
+}
+
+/// How shards are cut and files removed.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) target: u32,
+    pub(crate) max: u32,
+    pub(crate) grace_hours: u32,
+}
+
+impl World {
+    /// A site without a sitemap; `cached`: crawlers see it through caches.
+    pub(crate) fn new(rules: Rules, cached: bool) -> Self {
+        let settings = format!(
+            "base_url = \"{FILES_URL}\"\n[query]\nsql = \"SELECT loc, lastmod FROM pages\"\ndatabase = \"shop\"\nfetch = \"select\"\n\
+             [publish]\nbucket = \"{PUBLIC}\"\nedge_ttl_seconds = {}\ngrace_hours = {}\n\
+             [shards]\ntarget_urls = {}\nmax_urls = {}\nlevel = 1\n[guard]\ndrop_percent_max = 100\n",
+            TTL_MS / 1000,
+            rules.grace_hours,
+            rules.target,
+            rules.max,
+        );
+        let time_ms = Arc::new(AtomicI64::new(0));
+        let edge = Edge::new(Arc::clone(&time_ms), if cached { TTL_MS } else { 0 });
+        let mut objects = Objects::default();
+        objects.edge = Some(edge);
+        objects.put(STATE, "sites/shop.toml", settings.into_bytes(), BTreeMap::new());
+        Self { store: Store::of(objects), time_ms }
+    }
+
+    /// A world that is the same now and goes on by itself.
+    pub(crate) fn copy(&self) -> Self {
+        let time_ms = Arc::new(AtomicI64::new(self.time_ms.load(Ordering::Relaxed)));
+        let mut objects = self.store.objects().clone();
+        objects.edge = objects.edge.map(|edge| edge.copy(Arc::clone(&time_ms)));
+        objects.public_writes.clear();
+        Self { store: Store::of(objects), time_ms }
+    }
+
+    /// From now on `must` has to be found at every instant.
+    pub(crate) fn must_keep(&self, must: BTreeSet<String>) {
+        self.store.objects().edge.as_mut().unwrap().must = must;
+    }
+
+    /// All that caches hold has run out.
+    pub(crate) fn pass(&self) {
+        self.time_ms.fetch_add(TTL_MS, Ordering::Relaxed);
+    }
+
+    pub(crate) fn start(&self, actor: usize, job: &Job) -> Running {
+        let work_dir = tempfile::tempdir().unwrap();
+        let rows =
+            job.input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
+        let around = Surroundings {
+            athena: Table(Arc::new(rows.collect())).client(),
+            s3: self.store.client(actor),
+            state_bucket: STATE.to_owned(),
+            parts: None,
+            clock: Clock::of(Watch { now_ms: job.now_ms, time_ms: Arc::clone(&self.time_ms) }),
+        };
+        let id = job.id;
+        let future = Box::pin(async move {
+            let query_longest = Duration::from_secs(60);
+            let parameters = BTreeMap::new();
+            let run = Run { site: SITE, id, parameters: &parameters, query_longest, work_dir: work_dir.path() };
+            refresh::refresh(&around, run).await
+        });
+        Running { actor, future, outcome: None }
+    }
+
+    /// Runs `job` to its end, unhurt; returns how many calls it made.
+    pub(crate) fn run(&self, job: &Job) -> usize {
+        let mut running = self.start(0, job);
+        let mut calls = 0;
+        while let Some(call) = running.next_call(&self.store) {
+            calls += 1;
+            let answer = self.store.perform(&call.request);
+            call.answer(answer);
+        }
+        if let Some(Err(error)) = running.outcome {
+            panic!("run {} of {}: {error:?}", job.attempt, job.id);
+        }
+        self.store.objects().breaches.iter().for_each(|breach| panic!("{breach}"));
+        calls
+    }
+
+    pub(crate) fn state(&self) -> Document<Committed> {
+        let objects = self.store.objects();
+        let state = objects.get(STATE, STATE_KEY).expect("a state object");
+        serde_json::from_slice(&state.bytes).unwrap()
+    }
+
+    pub(crate) fn manifest(&self) -> Option<Manifest> {
+        let key = self.state().state.manifest?;
+        let objects = self.store.objects();
+        Some(Manifest::from_json(&objects.get(STATE, &key).expect("the committed manifest").bytes).unwrap())
+    }
+
+    /// What outlives a run and is seen by others.
+    pub(crate) fn outcome(&self) -> Lasting {
+        let state = self.state();
+        assert!(state.lease.is_none(), "the lease was let go");
+        let public = self.store.objects().all(PUBLIC);
+        Lasting { public, manifest: self.manifest(), intent: state.state.intent }
+    }
+
+    pub(crate) fn crawl(&self) -> Pages {
+        crawl(&self.store.objects())
+    }
+
+    /// What is wrong between the committed manifest and the public files, if anything.
+    pub(crate) fn disagreement(&self) -> Option<String> {
+        let (Some(manifest), objects) = (self.manifest(), self.store.objects()) else {
+            return Some("nothing is committed".to_owned());
+        };
+        let Some(index) = objects.get(PUBLIC, crate::edge::INDEX) else { return Some("there is no index".to_owned()) };
+        let named = index_entries(&index.bytes);
+        let shards: Vec<_> = manifest.shards.iter().map(|s| (s.file.clone(), s.changed_at.clone())).collect();
+        if named != shards {
+            return Some(format!("the index names {named:?}, the manifest {shards:?}"));
+        }
+        for shard in &manifest.shards {
+            let Some(object) = objects.get(PUBLIC, &shard.file) else { return Some(format!("no {}", shard.file)) };
+            if Some(&object.etag) != shard.stamp.as_ref() {
+                return Some(format!("{} has another ETag", shard.file));
+            }
+            assert_eq!(shard_pages(&shard.file, &object.bytes).len(), shard.urls as usize);
+        }
+        None
+    }
+}
+
+/// See [`World::outcome`].
+#[derive(Debug, PartialEq)]
+pub(crate) struct Lasting {
+    public: BTreeMap<String, crate::store::Object>,
+    manifest: Option<Manifest>,
+    intent: Vec<String>,
+}
+
+/// A run under way. Dropping it is the end of its process.
+pub(crate) struct Running {
+    pub(crate) actor: usize,
+    future: Pin<Box<dyn Future<Output = Result<Refreshed, RefreshError>>>>,
+    pub(crate) outcome: Option<Result<Refreshed, RefreshError>>,
+}
+
+impl Running {
+    /// Goes on until the next call, which is given, or until the end.
+    pub(crate) fn next_call(&mut self, store: &Store) -> Option<Call> {
+        self.advance(store);
+        store.next(self.actor)
+    }
+
+    /// Goes on until a call waits, or until the end; false at the end.
+    pub(crate) fn advance(&mut self, store: &Store) -> bool {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..POLLS_MAX {
+            if store.is_waiting(self.actor) {
+                return true;
+            }
+            if self.outcome.is_some() {
+                return false;
+            }
+            if let Poll::Ready(outcome) = self.future.as_mut().poll(&mut context) {
+                self.outcome = Some(outcome);
+            }
+        }
+        panic!("the run neither ends nor calls");
+    }
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Refused once, and S3 says to try again.
+    Busy,
+    /// Done, and the answer is lost; the next try gets through.
+    LoseAnswer,
+    /// Refused for good.
+    Deny,
+    /// Done, the answer is lost, and no later call gets through.
+    CutOff,
+    /// Not done, and the process ends.
+    DieBefore,
+    /// Done, and the process ends.
+    DieAfter,
+}
+
+pub(crate) const FATES: [Fate; 6] =
+    [Fate::Busy, Fate::LoseAnswer, Fate::Deny, Fate::CutOff, Fate::DieBefore, Fate::DieAfter];
+
+impl World {
+    /// Runs `job`, whose call number `at` (from 1) meets `fate`. `None` where its process ended; and that call.
+    pub(crate) fn run_into(
+        &self,
+        job: &Job,
+        at: usize,
+        fate: Fate,
+    ) -> (Option<Result<Refreshed, RefreshError>>, String) {
+        let mut running = self.start(0, job);
+        let (mut calls, mut hurt) = (0, String::new());
+        while let Some(call) = running.next_call(&self.store) {
+            calls += 1;
+            if calls < at || (calls > at && fate != Fate::CutOff) {
+                let answer = self.store.perform(&call.request);
+                call.answer(answer);
+                continue;
+            }
+            if calls > at {
+                call.lose();
+                continue;
+            }
+            hurt = call.describe();
+            match fate {
+                Fate::Busy => call.answer(Answer::error(503, "SlowDown")),
+                Fate::Deny => call.answer(Answer::error(403, "AccessDenied")),
+                Fate::LoseAnswer | Fate::CutOff => {
+                    self.store.perform(&call.request);
+                    call.lose();
+                }
+                Fate::DieBefore => return (None, hurt),
+                Fate::DieAfter => {
+                    self.store.perform(&call.request);
+                    return (None, hurt);
+                }
+            }
+        }
+        (running.outcome, hurt)
+    }
+}
+
+/// Time that stands still for the run, and moves for caches where the run waits.
+struct Watch {
+    now_ms: i64,
+    time_ms: Arc<AtomicI64>,
+}
+
+impl Time for Watch {
+    fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.time_ms.fetch_add(i64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
+        Box::pin(std::future::ready(()))
+    }
+}
