@@ -1,6 +1,7 @@
 # make demo    the whole road on this machine: installs what is missing, builds, runs, shows, waits for Ctrl-C
 # make test    every test, with the servers they need: installs those too
 # make simulate  the cache-sync simulation: SEEDS=10000 seeds from SEED=0 on; SEEDS=1 SEED=n runs one again
+# make scale   a sitemap of PAGES=20000000 made-up pages in PARTS=4 parts on the local cloud; tells what each part took
 # make check   format, lints, documentation, licences, Terraform
 # make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
 # make fuzz    the decoders on made-up input, FUZZ_SECONDS=60 for each target; needs cargo-fuzz
@@ -14,7 +15,7 @@ BENCHES := decode replay sitemap
 SHELL := bash
 export ONCE PAGES ONLY
 
-.PHONY: all prerequisites test-prerequisites build demo test simulate check bench fuzz
+.PHONY: all prerequisites test-prerequisites build demo test simulate scale check bench fuzz
 all: check test
 
 prerequisites:
@@ -38,6 +39,9 @@ test: test-prerequisites build
 simulate: prerequisites
 	$(CARGO) build --release --locked --workspace --bin simulate
 	@$(TARGET)/release/simulate $(or $(SEEDS),10000) $(or $(SEED),0) >/dev/null
+
+scale: build
+	@exec $(TARGET)/release/scale $(or $(PAGES),20000000) $(or $(PARTS),4)
 
 check: prerequisites
 	$(CARGO) fmt --all --check

@@ -51,6 +51,12 @@ impl ModelAthena {
         aws_sdk_athena::Client::from_conf(builder.build())
     }
 
+    /// Its address, for the environment of what is to ask it.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Gives it a command and returns its answer.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ object a line on standard input, answers each with one, and ends when its input 
 
 Commands: {"rows": [[loc, lastmod, day], ...]} is the table pages; {"next": {...}} is what becomes of the next query that
 is started (states, files, unsorted, fail, retryable, drop_file, drop_bytes, miscount, stray); {"throttle": {"Operation":
-times}}; {"journal": true} gives the calls so far and forgets them.
+times}}, and {"lose": …} likewise of calls that are carried out and get no answer; {"generate": pages, "base": …} makes the
+table up; {"journal": true} gives the calls so far and forgets them, and how many queries there were.
 """
 
 import datetime
@@ -42,7 +43,7 @@ class Model:
         self.lock = threading.Lock()
         self.connection = duckdb.connect()
         self.s3 = boto3.client("s3")
-        self.queries, self.tokens, self.journal, self.throttle, self.next = {}, {}, [], {}, {}
+        self.queries, self.tokens, self.journal, self.throttle, self.lose, self.next = {}, {}, [], {}, {}, {}
         self.rows([])
 
     def rows(self, rows):
@@ -55,17 +56,30 @@ class Model:
                 columns = "{loc: 'VARCHAR', lastmod: 'TIMESTAMP', day: 'DATE'}"
                 self.connection.execute(f"INSERT INTO pages SELECT * FROM read_json('{file.name}', columns = {columns})")
 
+    def generate(self, count, base):
+        # In no order, as a table lies there, and of lengths that differ.
+        loc = "? || '/' || substr(md5(i::VARCHAR), 1, 4 + (i % 7)::INT) || '/product-' || i"
+        lastmod = "TIMESTAMP '2025-01-01' + to_days((i % 300)::INT) + to_seconds(i % 86400)"
+        self.connection.execute(
+            f"CREATE OR REPLACE TABLE pages AS SELECT {loc} AS loc, {lastmod} AS lastmod, DATE '2025-01-01' AS day FROM range({count}) t(i)",
+            [base],
+        )
+
     def command(self, command):
         with self.lock:
             if "rows" in command:
                 self.rows(command["rows"])
+            if "generate" in command:
+                self.generate(command["generate"], command["base"])
             if "next" in command:
                 self.next = command["next"]
             if "throttle" in command:
                 self.throttle = dict(command["throttle"])
+            if "lose" in command:
+                self.lose = dict(command["lose"])
             answer = {}
             if command.get("journal"):
-                answer = {"calls": self.journal}
+                answer = {"calls": self.journal, "queries": len(self.queries)}
                 self.journal = []
             return answer
 
@@ -75,7 +89,11 @@ class Model:
             if self.throttle.get(operation, 0) > 0:
                 self.throttle[operation] -= 1
                 raise Refused("TooManyRequestsException", "Rate exceeded")
-            return getattr(self, operation)(body)
+            answer = getattr(self, operation)(body)
+            if self.lose.get(operation, 0) > 0:
+                self.lose[operation] -= 1
+                return None
+            return answer
 
     def StartQueryExecution(self, body):
         token = body.get("ClientRequestToken", "")
@@ -221,6 +239,9 @@ class Handler(BaseHTTPRequestHandler):
             status, answer = 200, MODEL.call(operation, body)
         except Refused as error:
             status, answer = 400, {"__type": error.code, "Message": str(error)}
+        if answer is None:
+            self.close_connection = True
+            return
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")

@@ -26,6 +26,40 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
+impl Asked {
+    /// Asks `origin` the same, and gives what it answers; 502 where it does not. So a server can stand before another.
+    #[must_use]
+    pub fn forward(&self, origin: &str) -> Reply {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).max_redirects(0);
+        let mut request = ureq::http::Request::builder().method(self.method.as_str());
+        request = request.uri(format!("{origin}{}", self.path));
+        for (name, value) in self.headers.iter().filter(|(name, _)| !OF_ONE_HOP.contains(&name.as_str())) {
+            request = request.header(name, value);
+        }
+        let agent = config.build().new_agent();
+        let answer = match request.body(self.body.as_slice()) {
+            // A body of no bytes is one too, which not every method has.
+            Ok(request) if self.body.is_empty() && self.method != "PUT" && self.method != "POST" => {
+                agent.run(request.map(|_| ()))
+            }
+            Ok(request) => agent.run(request),
+            Err(error) => Err(error.into()),
+        };
+        let Ok(mut answer) = answer else { return Reply::status(502) };
+        let Ok(body) = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec() else {
+            return Reply::status(502);
+        };
+        let mut reply = Reply { body, ..Reply::status(answer.status().as_u16()) };
+        for (name, value) in answer.headers().iter().filter(|(name, _)| !OF_ONE_HOP.contains(&name.as_str())) {
+            reply = reply.with(name.as_str(), value.to_str().unwrap_or_default());
+        }
+        reply
+    }
+}
+
+/// Headers that speak of one connection, or that each side writes by itself.
+const OF_ONE_HOP: [&str; 6] = ["host", "connection", "content-length", "expect", "transfer-encoding", "keep-alive"];
+
 /// What to answer.
 #[derive(Clone, Debug)]
 pub struct Reply {

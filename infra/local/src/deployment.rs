@@ -8,7 +8,7 @@ use crate::redis_server::RedisServer;
 use crate::regions::{HUB, REGIONS, RegionClients, SECOND};
 use crate::wait::until;
 use aws_sdk_kinesis::types::StreamStatus;
-use aws_sdk_lambda::types::EventSourcePosition;
+use aws_sdk_lambda::types::{Environment, EventSourcePosition};
 use aws_sdk_s3::types::{
     BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, VersioningConfiguration,
 };
@@ -202,6 +202,19 @@ impl Deployment {
             Ok((mapping.state.as_deref() == Some(wanted)).then_some(()))
         })
         .await
+    }
+
+    /// Adds `more` to the environment of the jobs' function, for what begins from now on.
+    ///
+    /// # Errors
+    /// [`LocalError::Call`] when the call fails.
+    pub async fn set_cron_environment(&self, more: &[(&str, String)]) -> Result<(), LocalError> {
+        let mut environment = self.cron().environment;
+        environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let environment = Environment::builder().set_variables(Some(environment)).build();
+        let update = self.hub().clients.lambda.update_function_configuration().function_name(CRON_FUNCTION);
+        let sent = update.environment(environment).send().await;
+        sent.map(drop).map_err(LocalError::call(format!("UpdateFunctionConfiguration {CRON_FUNCTION}")))
     }
 
     /// Makes a schedule that starts the jobs' function with `input`; `expression` is `at(…)`, `rate(…)` or `cron(…)`.

@@ -222,6 +222,22 @@ async fn throttled_calls_are_tried_again_a_bounded_number_of_times_by_one_owner(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_answer_was_lost_is_asked_again_with_its_token_and_begins_no_second_query() {
+    let mut stage = Stage::start().await;
+    for fetch in ["unload", "select"] {
+        stage.put("sites/s.toml", query(fetch, ALL)).await;
+        let before = stage.model.tell(&json!({ "journal": true })).unwrap()["queries"].as_u64().unwrap();
+        stage.tell(json!({ "lose": { "StartQueryExecution": 1, "GetQueryExecution": 1 } }));
+        assert_eq!(stage.run("s").await.unwrap().urls, ROWS as u64);
+        let mut after = stage.model.tell(&json!({ "journal": true })).unwrap();
+        assert_eq!(after["queries"], before + 1, "{fetch}");
+        let Value::Array(mut calls) = after["calls"].take() else { panic!("{after}") };
+        calls.retain(|call| call["operation"] == "StartQueryExecution");
+        assert_eq!((calls.len(), &calls[0]), (2, &calls[1]), "{fetch}: the same question with the same token");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn named_parameters_reach_the_query_as_values_and_never_as_text() {
     let mut stage = Stage::start().await;
     let sql = "SELECT loc, lastmod FROM pages WHERE day >= CAST(:since AS DATE) AND loc <> :evil -- :no\n";

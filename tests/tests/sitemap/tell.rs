@@ -5,7 +5,6 @@ use crate::{BASE, Fixture, NOW_MS, csv};
 use aws_sdk_s3::Client;
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidemark_local::{CloudOptions, HUB, LocalCloud, sdk_config};
 use tidemark_runtime::clock::Clock;
@@ -20,61 +19,13 @@ use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::robots;
 use tidemark_sitemap::site::Target;
 use tidemark_sitemap::web::Web;
-use tidemark_tests::web_server::{Asked, Reply, WebServer};
+use tidemark_tests::indexnow::{Engine, KEY};
+use tidemark_tests::web_server::{Reply, WebServer};
 
-const KEY: &str = "0123456789abcdef";
 const BUCKET: &str = "state";
 
-/// An engine after <https://www.indexnow.org/documentation>: what it takes it remembers; before that it answers what the
-/// script says, the last entry for ever.
-struct Engine {
-    server: WebServer,
-    taken: Arc<Mutex<Vec<Vec<String>>>>,
-}
-
-impl Engine {
-    fn start(script: &[u16]) -> Self {
-        let taken: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
-        let (script, kept, at) = (script.to_vec(), Arc::clone(&taken), Mutex::new(0));
-        let server = WebServer::start(move |asked| {
-            let mut at = at.lock().unwrap();
-            let status = script[usize::min(*at, script.len() - 1)];
-            *at += 1;
-            if !matches!(status, 200 | 202) {
-                return Reply::status(status);
-            }
-            match Self::judge(asked) {
-                Ok(urls) => kept.lock().unwrap().push(urls),
-                Err(status) => return Reply::status(status),
-            }
-            Reply::status(status)
-        });
-        Self { server: server.unwrap(), taken }
-    }
-
-    /// 400 for a wrong form, 403 for a wrong key, 422 for URLs of another host.
-    fn judge(asked: &Asked) -> Result<Vec<String>, u16> {
-        let json = asked.headers.get("content-type").is_some_and(|kind| kind.starts_with("application/json"));
-        let body: serde_json::Value = serde_json::from_slice(&asked.body).map_err(|_| 400_u16)?;
-        let (host, urls) = (body["host"].as_str().ok_or(400_u16)?, body["urlList"].as_array().ok_or(400_u16)?);
-        if asked.method != "POST" || !json || urls.is_empty() || urls.len() > 10_000 {
-            return Err(400);
-        }
-        if body["key"] != KEY {
-            return Err(403);
-        }
-        let urls: Vec<String> = urls.iter().map(|url| url.as_str().unwrap().to_owned()).collect();
-        let own = |url: &String| url::Url::parse(url).unwrap().host_str() == Some(host);
-        if urls.iter().all(own) { Ok(urls) } else { Err(422) }
-    }
-
-    fn taken(&self) -> Vec<Vec<String>> {
-        self.taken.lock().unwrap().clone()
-    }
-
-    fn url(&self) -> String {
-        format!("{}/indexnow", self.server.origin())
-    }
+fn engine(script: &[u16]) -> Engine {
+    Engine::start(script).unwrap()
 }
 
 fn settings(engines: &[&Engine]) -> Settings {
@@ -113,7 +64,7 @@ fn web() -> Web {
 }
 
 async fn store(waiting: &Waiting, token: u64, urls: &[String]) {
-    let mut changes = ChangeSet::new(settings(&[&Engine::start(&[200])]), false);
+    let mut changes = ChangeSet::new(settings(&[&engine(&[200])]), false);
     urls.iter().for_each(|url| changes.take(Difference::Edited, url));
     let parts: Vec<Vec<String>> = changes.full_parts().into_iter().chain(changes.close()).collect();
     for (number, part) in parts.iter().enumerate() {
@@ -127,7 +78,7 @@ fn urls(host: &str, count: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_told_once_in_posts_of_ten_thousand_of_one_host() {
-    let (cloud, engine) = (Cloud::start().await, Engine::start(&[202, 200]));
+    let (cloud, engine) = (Cloud::start().await, engine(&[202, 200]));
     let waiting = cloud.waiting("once");
     let (a, b) = (urls("a.example", 20_001), urls("b.example", 3));
     store(&waiting, 1, &[a.clone(), b.clone()].concat()).await;
@@ -147,23 +98,23 @@ async fn a_busy_engine_is_left_for_the_next_and_a_refusal_ends_it() {
     store(&waiting, 1, &urls("a.example", 10_001)).await;
 
     // All busy: everything waits, and nothing is lost.
-    let busy = [Engine::start(&[429]), Engine::start(&[503])];
+    let busy = [engine(&[429]), engine(&[503])];
     let drained = indexnow::drain(&web(), &waiting, &settings(&[&busy[0], &busy[1]])).await.unwrap();
     assert!(drained.waiting && drained.told == 0 && drained.problem.unwrap().contains("503"));
     assert_eq!(cloud.keys(&keys::indexnow("busy")).await.len(), 2);
 
     for (status, words) in [(400, "wrong form"), (403, "key is not valid"), (422, "not of the host")] {
-        let (refuses, next) = (Engine::start(&[status]), Engine::start(&[200]));
+        let (refuses, next) = (engine(&[status]), engine(&[200]));
         let drained = indexnow::drain(&web(), &waiting, &settings(&[&refuses, &next])).await.unwrap();
         assert!(drained.problem.unwrap().contains(words), "{status}");
         assert_eq!(next.taken().len(), 0, "{status}: every engine would say the same");
     }
 
     // The first is busy once: the second takes all, and the first is asked but once.
-    let (first, second) = (Engine::start(&[429, 200]), Engine::start(&[200]));
+    let (first, second) = (engine(&[429, 200]), engine(&[200]));
     let drained = indexnow::drain(&web(), &waiting, &settings(&[&first, &second])).await.unwrap();
     assert_eq!((drained.told, drained.problem), (10_001, None));
-    assert_eq!((first.server.asked().len(), second.taken().len()), (1, 2));
+    assert_eq!((first.asked(), second.taken().len()), (1, 2));
     // Nobody there at all.
     store(&waiting, 2, &urls("a.example", 1)).await;
     let nobody = Settings { endpoints: vec!["http://127.0.0.1:1/indexnow".to_owned()], ..settings(&[&first]) };
@@ -172,7 +123,7 @@ async fn a_busy_engine_is_left_for_the_next_and_a_refusal_ends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_was_killed_goes_on_where_it_was() {
-    let (cloud, engine) = (Cloud::start().await, Engine::start(&[200, 429, 429, 200]));
+    let (cloud, engine) = (Cloud::start().await, engine(&[200, 429, 429, 200]));
     let waiting = cloud.waiting("killed");
     let all = urls("a.example", 25_000);
     store(&waiting, 1, &all).await;
@@ -315,7 +266,7 @@ async fn just_what_changed_is_stored_before_anything_is_published() {
     let (cloud, fixture) = (Cloud::start().await, Fixture { drop_percent_max: 100, ..Fixture::new() });
     let target =
         Target { bucket: BUCKET.to_owned(), prefix: "public/".to_owned(), edge_ttl: Duration::ZERO, grace_ms: 0 };
-    let engine = Engine::start(&[200]);
+    let engine = engine(&[200]);
     let settings = settings(&[&engine]);
     let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);
     let options = Options { limits: fixture.limits, drop_percent_max: 100, ..Options::new(policy, "tell") };

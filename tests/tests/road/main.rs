@@ -3,11 +3,15 @@
 //! Every test has a deployment of its own. `make test` installs and builds what they need; without it they fail and
 //! say what is missing.
 
+mod killed;
+mod sitemap;
+
 use anyhow::{Context as _, Result, ensure};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_s3::primitives::ByteStream;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -342,7 +346,9 @@ async fn a_schedule_publishes_the_sitemap() -> Result<()> {
     let hub = road.deployment.hub();
     let folder = tempfile::tempdir()?;
     let part = folder.path().join("pages.csv");
-    let rows = "\"/devel/g++?a=1&v=4:12~rc1\",\"2026-03-01\"\n\"/games/0ad\",\"\"\n\"https://shop.example/x\",\"2026-03-02\"\n";
+    let mut rows = "\"/devel/g++?a=1&v=4:12~rc1\",\"2026-03-01\"\n\"/games/0ad\",\"\"\n\"https://shop.example/x\",\"2026-03-02\"\n".to_owned();
+    // More than two pages of GetQueryResults.
+    rows.extend((0..2_500).map(|page| format!("\"/page/{page:04}\",\"2026-03-03\"\n")));
     std::fs::write(&part, rows)?;
     page_table::put_part(&road.deployment, 0, &part).await?;
     page_table::register(&road.deployment, &CloudOptions::of_this_clone().venv.join("bin/python")).await?;
@@ -376,7 +382,9 @@ async fn a_schedule_publishes_the_sitemap() -> Result<()> {
     ] {
         assert!(xml.replace(['\n', ' '], "").contains(wanted), "{wanted} is not in {xml}");
     }
-    assert_eq!(xml.matches("<url>").count(), 3);
+    assert_eq!(xml.matches("<url>").count(), 2_503);
+    let different: HashSet<&str> = xml.split("<loc>").skip(1).filter_map(|rest| rest.split('<').next()).collect();
+    assert_eq!(different.len(), 2_503);
     Ok(())
 }
 
