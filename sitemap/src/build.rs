@@ -19,11 +19,11 @@ use libdeflater::{CompressionLvl, Compressor};
 use std::cmp;
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU64};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// What made the files: equal rows give equal bytes for one library and level.
 pub const COMPRESSOR: &str = "libdeflate";
@@ -273,8 +273,8 @@ pub struct Build<'a> {
     gate: Gate,
     sorter: Option<Sorter>,
     rows_read: Arc<AtomicU64>,
+    /// A row on its way to the sorter.
     row: Vec<u8>,
-    pending: Vec<u8>,
     cutter: Cutter,
     stage: Stage<'a>,
     emitted: u64,
@@ -313,7 +313,6 @@ impl<'a> Build<'a> {
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
             rows_read: Arc::clone(&options.rows_read),
             row: Vec::new(),
-            pending: Vec::new(),
             cutter: Cutter::new(options.limits, stage.previous.shards.clone()),
             stage,
             emitted: 0,
@@ -332,24 +331,37 @@ impl<'a> Build<'a> {
                 sorter = self.meet(sorter)?;
             }
             sorter.drain(|row| {
+                let (rows, waiting) = self.cutter.unplaced();
                 if let Some(links) = Row::first(row).filter(|row| row.note().is_some()) {
                     // Links come after the rows of their page, of which the best waits.
-                    if Row::first(&self.pending).is_some_and(|page| page.loc() == links.loc()) {
-                        closure::link(&mut self.pending, &links);
+                    if Row::first(&rows[waiting..]).is_some_and(|page| page.loc() == links.loc()) {
+                        closure::link(rows, waiting, &links);
                     }
                     return Ok(());
                 }
-                self.row.clear();
-                self.row.extend_from_slice(row);
+                rows.extend_from_slice(row);
                 self.place()
             })?;
         }
-        self.send_pending()?;
+        self.place_waiting()?;
         self.cutter.finish(&mut self.stage)?;
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
         let report = self.gate.close(self.emitted).map_err(io_error(&rejects))?;
         debug_assert!(report.adds_up());
         self.stage.finish(report, self.options)
+    }
+
+    /// Hands `self.row` to the sorter, after what its page says of its versions.
+    fn sort(&mut self) -> Result<(), BuildError> {
+        let (Some(sorter), Some(row)) = (&mut self.sorter, Row::first(&self.row)) else { return Ok(()) };
+        let versions = self.gate.versions();
+        if versions.key.is_some() {
+            self.any_versions = true;
+            closure::state(row.loc(), versions, sorter)?;
+        }
+        sorter.push(row.as_bytes())?;
+        self.row.clear();
+        Ok(())
     }
 
     /// Puts versions together: gives the rows of `sorter` again, each followed by its links.
@@ -376,33 +388,32 @@ impl<'a> Build<'a> {
         Ok(linked)
     }
 
-    /// Takes `self.row`: keeps the better of two with one loc, and sends on what no later row can replace.
+    /// Takes the row that was appended to the cutter's: keeps the better of two with one loc, and places what no later
+    /// row can replace. So one row always waits.
     fn place(&mut self) -> Result<(), BuildError> {
-        if let (Some(row), Some(pending)) = (Row::first(&self.row), Row::first(&self.pending)) {
-            match row.loc().cmp(pending.loc()) {
-                cmp::Ordering::Less => return Err(BuildError::OutOfOrder),
-                cmp::Ordering::Equal => {
-                    let newer = row.preference(&pending).is_gt();
-                    self.gate.duplicate();
-                    if newer {
-                        std::mem::swap(&mut self.row, &mut self.pending);
-                    }
-                    return Ok(());
+        let (rows, start) = self.cutter.unplaced();
+        let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
+        let end = start + waiting.as_bytes().len();
+        let Some(row) = Row::first(&rows[end..]) else { return Ok(()) };
+        match row.loc().cmp(waiting.loc()) {
+            cmp::Ordering::Less => Err(BuildError::OutOfOrder),
+            cmp::Ordering::Equal => {
+                if row.preference(&waiting).is_gt() {
+                    rows.drain(start..end);
+                } else {
+                    rows.truncate(end);
                 }
-                cmp::Ordering::Greater => {}
+                self.gate.duplicate();
+                Ok(())
             }
+            cmp::Ordering::Greater => self.place_waiting(),
         }
-        self.send_pending()?;
-        std::mem::swap(&mut self.row, &mut self.pending);
-        Ok(())
     }
 
-    fn send_pending(&mut self) -> Result<(), BuildError> {
-        if let Some(row) = Row::first(&self.pending) {
-            self.emitted += 1;
-            self.cutter.push(&row, &mut self.stage)?;
-        }
-        Ok(())
+    fn place_waiting(&mut self) -> Result<(), BuildError> {
+        let (rows, waiting) = self.cutter.unplaced();
+        self.emitted += u64::from(waiting < rows.len());
+        self.cutter.place(&mut self.stage)
     }
 
     fn rejects_error(&self) -> impl FnOnce(io::Error) -> BuildError + use<> {
@@ -427,24 +438,14 @@ impl Sink for Build<'_> {
         if page.line.is_multiple_of(ROWS_TOLD) {
             self.rows_read.fetch_add(ROWS_TOLD, atomic::Ordering::Relaxed);
         }
-        match self.gate.admit(page, &mut self.row) {
+        let rows = if self.sorter.is_none() { self.cutter.unplaced().0 } else { &mut self.row };
+        match self.gate.admit(page, rows) {
             Ok(false) => Ok(()),
-            Ok(true) => {
-                let versions = self.gate.versions();
-                match &mut self.sorter {
-                    Some(sorter) => {
-                        if versions.key.is_some()
-                            && let Some(row) = Row::first(&self.row)
-                        {
-                            self.any_versions = true;
-                            closure::state(row.loc(), versions, sorter)?;
-                        }
-                        Ok(sorter.push(&self.row)?)
-                    }
-                    None if versions.key.is_some() => Err(BuildError::Versions),
-                    None => self.place(),
-                }
-            }
+            Ok(true) if self.sorter.is_none() => match self.gate.versions().key {
+                None => self.place(),
+                Some(_) => Err(BuildError::Versions),
+            },
+            Ok(true) => self.sort(),
             Err(error) => Err(self.rejects_error()(error)),
         }
     }
@@ -501,25 +502,44 @@ impl<'a> Stage<'a> {
 
     /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
     fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
-        xml::write_shard(piece.rows, piece.spaces, &mut self.xml);
-        assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
-        let bytes = match self.packing {
-            Packing::Plain => self.xml.as_slice(),
-            Packing::Gzip => {
-                self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
-                let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip);
-                let size = size.map_err(|error| io_error(&self.staging)(io::Error::other(error)))?;
-                &self.gzip[..size]
-            }
-        };
-        let hash = hex(xxh3_128(bytes));
+        let unnamed = self.staging.join(keys::UNNAMED);
+        let (file_bytes, file_hash) = match self.packing {
+            Packing::Plain => self.write_plain(piece, &unnamed),
+            Packing::Gzip => self.write_gzip(piece, &unnamed),
+        }
+        .map_err(io_error(&unnamed))?;
         let file = old.map_or_else(
-            || new_file(self.packing, self.standing.strays, &mut self.next_number, &hash),
+            || new_file(self.packing, self.standing.strays, &mut self.next_number, &file_hash),
             |old| old.file.clone(),
         );
         let staged = self.staging.join(&file);
-        fs::write(&staged, bytes).map_err(io_error(&staged))?;
-        Ok(Made { file, staged, file_bytes: bytes.len() as u64, file_hash: hash })
+        fs::rename(&unnamed, &staged).map_err(io_error(&staged))?;
+        Ok(Made { file, staged, file_bytes, file_hash })
+    }
+
+    /// Writes the XML of `piece` to `path`, a part at a time while it is in the processor's cache; gives size and hash.
+    fn write_plain(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
+        let (mut file, mut hash, mut bytes) = (File::create(path)?, XxHash3_128::new(), 0);
+        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, |part| {
+            hash.write(part);
+            bytes += part.len() as u64;
+            file.write_all(part)?;
+            part.clear();
+            Ok::<_, io::Error>(())
+        })?;
+        assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
+        Ok((bytes, hex(hash.finish_128())))
+    }
+
+    /// The same for the XML's gzip form, which takes all of it at once.
+    fn write_gzip(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
+        xml::write_shard(piece.rows, piece.spaces, &mut self.xml);
+        assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
+        self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
+        let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip).map_err(io::Error::other)?;
+        let gzip = &self.gzip[..size];
+        fs::write(path, gzip)?;
+        Ok((size as u64, hex(XxHash3_128::oneshot(gzip))))
     }
 }
 
@@ -597,7 +617,7 @@ impl Take for Stage<'_> {
 
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let rows_hash = hex(xxh3_128(piece.rows));
+        let rows_hash = hex(piece.rows_hash);
         let old = piece.old.map(|at| self.previous.shards[at].clone()).filter(|old| self.packing.wrote(&old.file));
         let same = |old: &Shard| old.rows_hash == rows_hash && self.previous.row_format == ROW_FORMAT;
         let (lower, last) = (text(piece.lower), text(piece.last));

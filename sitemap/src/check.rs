@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 /// Faults that are listed; further ones are counted.
 const FAULTS_MAX: usize = 100;
@@ -314,7 +314,7 @@ impl Check {
         self.urls += 1;
         self.sample.offer(&item.loc, place.name, item.line);
         self.is_covered(place, item);
-        let hash = xxh3_64(item.loc.as_bytes());
+        let hash = XxHash3_64::oneshot(item.loc.as_bytes());
         if self.seen.len() >= SEEN_MAX {
             findings.note(format!("pages that stand in it twice were looked for among the first {SEEN_MAX} alone"));
         } else if !self.seen.insert(hash) {
@@ -360,7 +360,8 @@ impl Check {
 
     /// A link to a page in another language waits until the link back is seen.
     fn link(&mut self, findings: &mut Findings, at: (u32, usize), from: &str, to: &str) {
-        let pair = |from: &str, to: &str| xxh3_64_with_seed(to.as_bytes(), xxh3_64(from.as_bytes()));
+        let pair =
+            |from: &str, to: &str| XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(from.as_bytes()), to.as_bytes());
         if self.links.remove(&pair(to, from)).is_some() {
             return;
         }

@@ -249,15 +249,14 @@ fn version(extra: &[u8]) -> Option<Version> {
     Some(Version { hreflang: hreflang.to_vec(), href: href.to_vec(), votes, ours: *ours == 1 })
 }
 
-/// The page in `row` with the links that `links` notes for it, before its other extensions.
-pub(crate) fn link(row: &mut Vec<u8>, links: &Row<'_>) {
-    let Some(page) = Row::first(row) else { return };
-    let (plain, extra) = page.as_bytes().split_at(page.as_bytes().len() - page.extra().len());
+/// Gives the page at `start`, the last row in `out`, the links that `links` notes for it, before its other extensions.
+pub(crate) fn link(out: &mut Vec<u8>, start: usize, links: &Row<'_>) {
+    let Some(page) = Row::first(&out[start..]) else { return };
     let spaces = page.namespaces().and(Namespaces::XHTML);
-    let all = [links.extra(), extra].concat();
-    let mut linked = plain.to_vec();
-    row::replace_extra(&mut linked, &all, spaces);
-    *row = linked;
+    let all = [links.extra(), page.extra()].concat();
+    let extra_start = start + page.as_bytes().len() - page.extra().len();
+    out.truncate(extra_start);
+    row::extend(out, start, &all, spaces);
 }
 
 #[cfg(test)]
@@ -281,7 +280,7 @@ mod tests {
         let loc = format!("https://a.example/{path}");
         let statements: Vec<_> = list.iter().map(|(hreflang, path)| statement(hreflang, path)).collect();
         let first = statements.iter().map(|s| s.href.as_slice()).chain([loc.as_bytes()]).min();
-        let key = first.filter(|_| !list.is_empty()).map(xxhash_rust::xxh3::xxh3_128);
+        let key = first.filter(|_| !list.is_empty()).map(twox_hash::XxHash3_128::oneshot);
         (loc, Versions { key, statements })
     }
 

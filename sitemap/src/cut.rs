@@ -11,9 +11,12 @@
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row};
 use crate::xml::{BYTES_MAX, NEWS_MAX, URLS_MAX, frame_bytes};
+use twox_hash::XxHash3_128;
 
 /// A shard with less than one part in this many of the target is nearly empty.
 const NEARLY_EMPTY_PART: u32 = 20;
+/// Rows are hashed when they have come to so many bytes: while they are still in the processor's cache.
+const HASHED_BYTES: usize = 64 << 10;
 
 /// How big shards may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) last: &'a [u8],
     /// Its canonical rows, end to end.
     pub(crate) rows: &'a [u8],
+    /// XXH3-128 of them.
+    pub(crate) rows_hash: u128,
     /// How many they are.
     pub(crate) urls: u32,
     /// How big its XML will be, in bytes.
@@ -86,7 +91,6 @@ impl Size {
 }
 
 /// Takes sorted rows and cuts them into pieces.
-#[derive(Debug)]
 pub(crate) struct Cutter {
     limits: Limits,
     old: Vec<Shard>,
@@ -94,37 +98,68 @@ pub(crate) struct Cutter {
     range: usize,
     /// The old shard whose file no piece of this range has taken yet.
     heir: Option<usize>,
+    /// The rows of the shard in hand, end to end, and behind them those that are not placed yet.
     rows: Vec<u8>,
+    /// Where the rows end that are placed, and where the last of them starts.
+    placed: usize,
+    last_start: usize,
+    /// The hash of the rows up to an end.
+    hash: XxHash3_128,
+    hashed: usize,
     size: Size,
     lower: Vec<u8>,
-    /// Where the last row of `rows` starts.
-    last_start: usize,
 }
 
 impl Cutter {
     pub(crate) fn new(limits: Limits, old: Vec<Shard>) -> Self {
         let heir = (!old.is_empty()).then_some(0);
-        let (rows, lower, size) = (Vec::new(), Vec::new(), Size::default());
-        Self { limits, old, range: 0, heir, rows, size, lower, last_start: 0 }
+        let (rows, lower, size, hash) = (Vec::new(), Vec::new(), Size::default(), XxHash3_128::new());
+        Self { limits, old, range: 0, heir, rows, placed: 0, last_start: 0, hash, hashed: 0, size, lower }
     }
 
-    /// Takes the next row; `row` sorts after every one before it.
-    pub(crate) fn push<T: Take>(&mut self, row: &Row<'_>, sink: &mut T) -> Result<(), T::Error> {
+    /// Where the next rows are to be appended, and where those that are not placed yet begin: rows are made where they
+    /// stay, so that none is copied.
+    pub(crate) fn unplaced(&mut self) -> (&mut Vec<u8>, usize) {
+        (&mut self.rows, self.placed)
+    }
+
+    /// Places the first row that is not placed yet, if there is one; it sorts after every one before it.
+    pub(crate) fn place<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
+        let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
+        let is_next = |next: &Shard| row.loc() >= next.lower.as_bytes();
+        let (row_bytes, mut with) = (row.as_bytes().len(), self.size);
+        with.add(&row);
+        if self.is_full(&with, row.loc()) || self.old.get(self.range + 1).is_some_and(is_next) {
+            with = self.make_way(sink)?;
+        }
+        (self.last_start, self.placed, self.size) = (self.placed, self.placed + row_bytes, with);
+        if self.placed - self.hashed > HASHED_BYTES {
+            self.hash_to(self.placed);
+        }
+        Ok(())
+    }
+
+    fn hash_to(&mut self, end: usize) {
+        self.hash.write(&self.rows[self.hashed..end]);
+        self.hashed = end;
+    }
+
+    /// Closes the ranges before the next row, and makes room for it. Gives the size of the shard in hand with it.
+    fn make_way<T: Take>(&mut self, sink: &mut T) -> Result<Size, T::Error> {
+        let row = self.rows[self.placed..].to_vec();
+        let Some(row) = Row::first(&row) else { return Ok(self.size) };
         let key = row.loc();
         while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
             self.close_range(sink)?;
         }
         let mut with = self.size;
-        with.add(row);
-        if self.size.urls > 0 && (with.urls > self.limits.urls_target || self.is_over(&with)) {
-            self.make_room(key, row, sink)?;
+        with.add(&row);
+        if self.is_full(&with, key) {
+            self.make_room(key, &row, sink)?;
             with = self.size;
-            with.add(row);
+            with.add(&row);
         }
-        self.last_start = self.rows.len();
-        self.rows.extend_from_slice(row.as_bytes());
-        self.size = with;
-        Ok(())
+        Ok(with)
     }
 
     /// Opens a new shard for `row` at the right edge, where the target is met; splits inside, where a limit is.
@@ -145,6 +180,12 @@ impl Cutter {
             self.split(key, by_bytes, sink)?;
         }
         Ok(())
+    }
+
+    /// Whether the shard in hand has no room for the row at `key`, with which it would be so big.
+    fn is_full(&self, with: &Size, key: &[u8]) -> bool {
+        let at_target = with.urls > self.limits.urls_target && self.at_right_edge(key);
+        self.size.urls > 0 && (at_target || self.is_over(with))
     }
 
     fn is_over(&self, size: &Size) -> bool {
@@ -181,16 +222,18 @@ impl Cutter {
     }
 
     fn flush<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        self.emit(self.rows.len(), self.last_start, &self.size.clone(), sink)?;
-        self.rows.clear();
-        (self.size, self.last_start) = (Size::default(), 0);
+        self.hash_to(self.placed);
+        self.emit(self.placed, self.last_start, &self.size.clone(), sink)?;
+        self.rows.drain(..self.placed);
+        (self.hash, self.hashed) = (XxHash3_128::new(), 0);
+        (self.size, self.placed, self.last_start) = (Size::default(), 0, 0);
         Ok(())
     }
 
     /// Gives away the first half, by URLs or by bytes, whichever limit was met; `key` is what comes next.
     fn split<T: Take>(&mut self, key: &[u8], by_bytes: bool, sink: &mut T) -> Result<(), T::Error> {
         let (mut first, mut second, mut end, mut last_start) = (Size::default(), Size::default(), 0, 0);
-        while let Some(row) = Row::first(&self.rows[end..]) {
+        while let Some(row) = Row::first(&self.rows[end..self.placed]) {
             let half =
                 if by_bytes { first.xml_bytes >= self.size.xml_bytes / 2 } else { first.urls >= self.size.urls / 2 };
             if half && first.urls > 0 {
@@ -200,20 +243,24 @@ impl Cutter {
             end += row.as_bytes().len();
             first.add(&row);
         }
-        if end == self.rows.len() {
+        if end == self.placed {
             self.flush(sink)?;
             self.lower = key.to_vec();
             return Ok(());
         }
         let mut at = end;
-        while let Some(row) = Row::first(&self.rows[at..]) {
+        while let Some(row) = Row::first(&self.rows[at..self.placed]) {
             second.add(&row);
             at += row.as_bytes().len();
         }
+        (self.hash, self.hashed) = (XxHash3_128::new(), 0);
+        self.hash_to(end);
         self.emit(end, last_start, &first, sink)?;
         self.lower = Row::first(&self.rows[end..]).map(|row| row.loc().to_vec()).unwrap_or_default();
         self.rows.drain(..end);
         self.last_start -= end;
+        self.placed -= end;
+        (self.hash, self.hashed) = (XxHash3_128::new(), 0);
         self.size = second;
         Ok(())
     }
@@ -222,8 +269,8 @@ impl Cutter {
         assert!(!self.is_over(size), "limits hold");
         let last = Row::first(&self.rows[last_start..end]).map(|row| row.loc()).unwrap_or_default();
         let Size { urls, spaces, .. } = *size;
-        let (rows, xml_bytes) = (&self.rows[..end], size.shard_bytes());
-        sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, urls, xml_bytes, spaces })
+        let (rows, rows_hash, xml_bytes) = (&self.rows[..end], self.hash.finish_128(), size.shard_bytes());
+        sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, rows_hash, urls, xml_bytes, spaces })
     }
 }
 
@@ -263,6 +310,7 @@ mod tests {
             let mut xml = Vec::new();
             crate::xml::write_shard(piece.rows, piece.spaces, &mut xml);
             assert_eq!(xml.len() as u64, piece.xml_bytes);
+            assert_eq!(piece.rows_hash, XxHash3_128::oneshot(piece.rows));
             self.shards.push(Shard {
                 file,
                 lower: text(piece.lower),
@@ -290,7 +338,8 @@ mod tests {
         let mut shelf = Shelf { number: old.number, old: old.shards.clone(), ..Shelf::default() };
         let mut cutter = Cutter::new(limits, old.shards.clone());
         for n in urls {
-            cutter.push(&Row::first(&row(&url(*n), "", "", "")).unwrap(), &mut shelf).unwrap();
+            cutter.unplaced().0.extend(row(&url(*n), "", "", ""));
+            cutter.place(&mut shelf).unwrap();
         }
         cutter.finish(&mut shelf).unwrap();
         check(limits, &shelf, urls);

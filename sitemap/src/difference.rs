@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// A page of a shard: where it is, and a hash of all that the shard says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ fn pages(xml: &[u8]) -> Option<VecDeque<Page>> {
         rest = &rest[end..];
         let loc = quick_xml::escape::unescape(between(url, "<loc>", "</loc>")?.trim()).ok()?.into_owned();
         let lastmod = between(url, "<lastmod>", "</lastmod>").unwrap_or_default().trim().to_owned();
-        pages.push_back(Page { loc, lastmod, hash: xxh3_64(url.as_bytes()) });
+        pages.push_back(Page { loc, lastmod, hash: XxHash3_64::oneshot(url.as_bytes()) });
     }
     Some(pages)
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Examples of each difference.
 const SAMPLES_MAX: usize = 5;
@@ -261,7 +261,7 @@ fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> 
             xml_bytes: 0,
             rows_hash: String::new(),
             file_bytes: bytes.len() as u64,
-            file_hash: hex(xxh3_128(&bytes)),
+            file_hash: hex(XxHash3_128::oneshot(&bytes)),
             stamp: None,
             changed_at,
         });

@@ -18,7 +18,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Files that are downloaded at once.
 const DOWNLOADS_MAX: usize = 4;
@@ -317,8 +317,8 @@ pub fn fingerprint(objects: &[Object], salt: &[u8]) -> String {
     let mut files: Vec<String> = objects.iter().map(|object| format!("{} {}", object.etag, object.bytes)).collect();
     files.sort();
     let version = env!("CARGO_PKG_VERSION");
-    let text = format!("{version} {ROW_FORMAT} {:032x}\n{}", xxh3_128(salt), files.join("\n"));
-    format!("{:032x}", xxh3_128(text.as_bytes()))
+    let text = format!("{version} {ROW_FORMAT} {:032x}\n{}", XxHash3_128::oneshot(salt), files.join("\n"));
+    format!("{:032x}", XxHash3_128::oneshot(text.as_bytes()))
 }
 
 /// The object called `prefix`, or all objects below it where it ends in `/`, by key.

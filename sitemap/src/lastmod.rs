@@ -11,6 +11,8 @@ use std::fmt;
 
 /// Longest text that a canonical lastmod can be, in bytes.
 pub const LASTMOD_BYTES_MAX: usize = 40;
+/// Length of a time to the second in UTC, as in `2025-11-22T08:26:40Z`.
+pub(crate) const UTC_SECONDS_BYTES: usize = 20;
 
 /// Why a lastmod cannot stand in a sitemap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +37,14 @@ impl fmt::Display for LastmodFault {
 /// # Errors
 /// The [`LastmodFault`]; `out` is then unchanged.
 pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Result<(), LastmodFault> {
-    if is_date(text) || is_utc_seconds(text) {
+    if let Ok(text) = <&[u8; UTC_SECONDS_BYTES]>::try_from(text)
+        && is_utc_seconds(text)
+    {
+        // A copy of a size that the compiler knows.
+        out.extend_from_slice(text);
+        return Ok(());
+    }
+    if is_date(text) {
         out.extend_from_slice(text);
         return Ok(());
     }
@@ -173,9 +182,9 @@ fn days_in(year: u16, month: u16) -> u16 {
 }
 
 /// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
-fn is_utc_seconds(text: &[u8]) -> bool {
-    const LOW: [u8; 20] = *b"0000-00-00T00:00:00Z";
-    let Ok(text) = <&[u8; 20]>::try_from(text) else { return false };
+#[inline(always)]
+fn is_utc_seconds(text: &[u8; UTC_SECONDS_BYTES]) -> bool {
+    const LOW: [u8; UTC_SECONDS_BYTES] = *b"0000-00-00T00:00:00Z";
     let (h1, h2, m1, s1) = (text[11], text[12], text[14], text[17]);
     let is_clock = (h1 < b'2' || (h1 == b'2' && h2 < b'4')) && m1 < b'6' && s1 < b'6';
     fits(text, &LOW) && is_clock && text.first_chunk::<10>().is_some_and(is_day)

@@ -4,7 +4,7 @@
 //! [`HEADER_BYTES`] (lengths and small values) and then loc, lastmod, priority and the extensions' XML; [`ROW_FORMAT`]
 //! names it in every shard manifest, since the rows' hashes depend on it.
 
-use crate::lastmod;
+use crate::lastmod::{self, UTC_SECONDS_BYTES};
 use memchr::memchr2_iter;
 use std::cmp::Ordering;
 
@@ -29,8 +29,6 @@ const CLOSE_PRIORITY: &[u8] = b"</priority>";
 const CLOSE_URL: &[u8] = b"</url>\n";
 const LOC_TO_LASTMOD: &[u8] = b"</loc><lastmod>";
 const LASTMOD_TO_END: &[u8] = b"</lastmod></url>\n";
-/// Length of a time to the second in UTC, as in `2025-11-22T08:26:40Z`.
-const UTC_SECONDS: usize = 20;
 
 const CHANGEFREQS: [&str; 8] = ["", "always", "hourly", "daily", "weekly", "monthly", "yearly", "never"];
 
@@ -88,41 +86,44 @@ impl Namespaces {
     }
 }
 
-/// Starts a row in `out` (cleared first); the caller appends loc and lastmod and then calls [`finish`].
-pub fn begin(out: &mut Vec<u8>) {
-    out.clear();
+/// Starts a row at the end of `out`, and says where; the caller appends loc and lastmod and then calls [`finish`].
+pub fn begin(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
+    start
 }
 
-/// Completes a row whose loc ends at `loc_end` and whose lastmod fills the rest of `out`.
+/// Completes the row at `start`, whose loc ends at `loc_end` and whose lastmod fills the rest of `out`.
 ///
 /// The caller keeps the bounds (loc up to 2,047 bytes, lastmod up to 40, priority up to 8), and says by `entities`
 /// whether the loc may hold `&` or `'`.
-pub fn finish(out: &mut Vec<u8>, loc_end: usize, entities: bool, changefreq: Changefreq, priority: &[u8]) {
-    let loc = &out[HEADER_BYTES..loc_end];
+pub fn finish(
+    out: &mut Vec<u8>,
+    (start, loc_end): (usize, usize),
+    entities: bool,
+    changefreq: Changefreq,
+    priority: &[u8],
+) {
+    let loc = &out[start + HEADER_BYTES..loc_end];
     debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && out.len() - loc_end <= lastmod::LASTMOD_BYTES_MAX);
     let (loc_len, entities) = (loc.len(), if entities { entity_bytes(loc) } else { 0 });
     let lastmod_len = out.len() - loc_end;
     out.extend_from_slice(priority);
-    out[0..2].copy_from_slice(&u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes());
-    out[2..4].copy_from_slice(&u16::try_from(entities).unwrap_or(u16::MAX).to_le_bytes());
-    out[4] = u8::try_from(lastmod_len).unwrap_or(u8::MAX);
-    out[5] = changefreq.0;
-    out[6] = u8::try_from(priority.len()).unwrap_or(u8::MAX);
+    let [l0, l1] = u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes();
+    let [e0, e1] = u16::try_from(entities).unwrap_or(u16::MAX).to_le_bytes();
+    let lastmod_len = u8::try_from(lastmod_len).unwrap_or(u8::MAX);
+    let priority_len = u8::try_from(priority.len()).unwrap_or(u8::MAX);
+    let header = [l0, l1, e0, e1, lastmod_len, changefreq.0, priority_len, 0, 0, 0, 0];
+    out[start..start + HEADER_BYTES].copy_from_slice(&header);
 }
 
-/// Gives the row in `out`, which [`finish`] completed and which has no extensions yet, the extensions `extra`: escaped
-/// XML that uses `spaces`, at most [`EXTRA_BYTES_MAX`] long.
-pub fn extend(out: &mut Vec<u8>, extra: &[u8], spaces: Namespaces) {
-    debug_assert!(out[7..HEADER_BYTES] == [0; 4]);
-    replace_extra(out, extra, spaces);
-}
-
-/// The same for a row whose extensions were cut off.
-pub(crate) fn replace_extra(out: &mut Vec<u8>, extra: &[u8], spaces: Namespaces) {
+/// Gives the row at `start`, the last in `out`, which [`finish`] completed and which has no extensions, the extensions
+/// `extra`: escaped XML that uses `spaces`, at most [`EXTRA_BYTES_MAX`] long.
+pub fn extend(out: &mut Vec<u8>, start: usize, extra: &[u8], spaces: Namespaces) {
     debug_assert!(extra.len() <= EXTRA_BYTES_MAX);
-    out[5] = (out[5] & 0x0f) | (spaces.0 << 4);
-    out[7..HEADER_BYTES].copy_from_slice(&u32::try_from(extra.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let header = &mut out[start..start + HEADER_BYTES];
+    header[5] = (header[5] & 0x0f) | (spaces.0 << 4);
+    header[7..].copy_from_slice(&u32::try_from(extra.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(extra);
 }
 
@@ -142,6 +143,7 @@ pub(crate) enum Note {
 
 /// Writes a note about `loc`, with the bytes of `parts`, to `out`, cleared first.
 pub(crate) fn note(out: &mut Vec<u8>, note: Note, loc: &[u8], parts: &[&[u8]]) {
+    out.clear();
     begin(out);
     out.extend_from_slice(loc);
     out[0..2].copy_from_slice(&u16::try_from(loc.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -252,10 +254,10 @@ impl<'a> Row<'a> {
         out.reserve(self.xml_bytes());
         // Most rows are so: the texts between loc and lastmod go as one piece each, whose size the compiler knows.
         if self.entities == 0
-            && self.bytes.len() == HEADER_BYTES + self.loc_len + UTC_SECONDS
+            && self.bytes.len() == HEADER_BYTES + self.loc_len + UTC_SECONDS_BYTES
             && self.bytes[5] == 0
-            && let Some(lastmod) = self.bytes.last_chunk::<UTC_SECONDS>()
-            && self.lastmod_len == UTC_SECONDS
+            && let Some(lastmod) = self.bytes.last_chunk::<UTC_SECONDS_BYTES>()
+            && self.lastmod_len == UTC_SECONDS_BYTES
         {
             out.extend_from_slice(OPEN_LOC);
             out.extend_from_slice(self.loc());
@@ -339,13 +341,13 @@ pub(crate) mod tests {
     /// A row made of ready texts, for this crate's tests.
     pub(crate) fn row(loc: &str, lastmod: &str, changefreq: &str, priority: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        begin(&mut out);
+        let start = begin(&mut out);
         out.extend_from_slice(loc.as_bytes());
         let loc_end = out.len();
         out.extend_from_slice(lastmod.as_bytes());
         finish(
             &mut out,
-            loc_end,
+            (start, loc_end),
             true,
             Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(),
             priority.as_bytes(),
@@ -383,7 +385,7 @@ pub(crate) mod tests {
         assert_eq!(row("https://a.example/&", "2025-11-22", "daily", "1.0"), golden);
         let golden = [&[19, 0, 4, 0, 10, 0x63, 3, 4, 0, 0, 0][..], &texts, b"<x/>"].concat();
         let mut extended = row("https://a.example/&", "2025-11-22", "daily", "1.0");
-        extend(&mut extended, b"<x/>", Namespaces::IMAGE.and(Namespaces::VIDEO));
+        extend(&mut extended, 0, b"<x/>", Namespaces::IMAGE.and(Namespaces::VIDEO));
         assert_eq!(extended, golden);
     }
 
@@ -406,7 +408,7 @@ pub(crate) mod tests {
             priority in "(0\\.[0-9])?", extra in "(<image:image/>)?", spaces in 0_u8..16,
         ) {
             let mut bytes = row(&loc, &lastmod, CHANGEFREQS[freq], &priority);
-            extend(&mut bytes, extra.as_bytes(), Namespaces(spaces));
+            extend(&mut bytes, 0, extra.as_bytes(), Namespaces(spaces));
             let len = bytes.len();
             bytes.extend_from_slice(b"what follows");
             let row = Row::first(&bytes).unwrap();

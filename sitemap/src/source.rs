@@ -13,7 +13,7 @@ use crate::pages::RawPage;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 /// Longest row in a text file, in bytes.
 const ROW_BYTES_MAX: usize = 4 << 20;
@@ -126,10 +126,10 @@ pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<u128, SourceError<T::S
             hash(path).map_err(open)
         }
         Some(text) => {
-            let mut file = Hashed { file: open_file(path)?, hash: Xxh3::new() };
+            let mut file = Hashed { file: open_file(path)?, hash: XxHash3_128::new() };
             read_text(path, text, &mut file, sink)?;
             io::copy(&mut file, &mut io::sink()).map_err(open)?;
-            Ok(file.hash.digest128())
+            Ok(file.hash.finish_128())
         }
     }
 }
@@ -190,22 +190,22 @@ pub(crate) fn hash_of<S>(path: &Path) -> Result<u128, SourceError<S>> {
 /// # Errors
 /// Where it cannot be read.
 pub fn hash(path: &Path) -> io::Result<u128> {
-    let mut file = Hashed { file: File::open(path)?, hash: Xxh3::new() };
+    let mut file = Hashed { file: File::open(path)?, hash: XxHash3_128::new() };
     let mut buffer = vec![0; CHUNK_BYTES];
     while file.read(&mut buffer)? > 0 {}
-    Ok(file.hash.digest128())
+    Ok(file.hash.finish_128())
 }
 
 /// A file that hashes what is read of it.
 struct Hashed {
     file: File,
-    hash: Xxh3,
+    hash: XxHash3_128,
 }
 
 impl Read for Hashed {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(out)?;
-        self.hash.update(&out[..count]);
+        self.hash.write(&out[..count]);
         Ok(count)
     }
 }
@@ -284,8 +284,8 @@ pub(crate) mod tests {
             let path = dir.path().join(name);
             std::fs::write(&path, &bytes).unwrap();
             let mut kept = Kept::default();
-            assert_eq!(read(&path, &mut kept).unwrap(), xxhash_rust::xxh3::xxh3_128(&bytes), "{name}");
-            assert_eq!(hash(&path).unwrap(), xxhash_rust::xxh3::xxh3_128(&bytes), "{name}");
+            assert_eq!(read(&path, &mut kept).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
+            assert_eq!(hash(&path).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
             assert_eq!(kept.pages.len(), 2);
         }
     }

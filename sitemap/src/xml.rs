@@ -3,6 +3,7 @@
 use crate::keys;
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
+use std::convert::Infallible;
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
@@ -12,6 +13,8 @@ pub const BYTES_MAX: u64 = 52_428_800;
 pub const NEWS_MAX: u32 = 1_000;
 /// Shards an index may name (sitemaps.org).
 pub const SHARDS_MAX: usize = 50_000;
+/// A part of a shard's XML that stays in the processor's cache until it is written, in bytes.
+const PART_BYTES: usize = 128 << 10;
 
 const SHARD_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\"";
@@ -58,6 +61,20 @@ const FRAME_BYTES: [u64; Namespaces::SETS] = {
 
 /// Writes the shard of `rows` (canonical rows, end to end, that use `spaces`) to `out`, cleared first.
 pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
+    let Ok(()) = write_parts(rows, spaces, out, |_| Ok::<(), Infallible>(()));
+}
+
+/// The same in parts: `take` is offered what there is whenever it comes to [`PART_BYTES`], and at the end, and may take
+/// it out of the buffer.
+///
+/// # Errors
+/// Those of `take`.
+pub(crate) fn write_parts<E>(
+    rows: &[u8],
+    spaces: Namespaces,
+    out: &mut Vec<u8>,
+    mut take: impl FnMut(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
     out.clear();
     out.extend_from_slice(SHARD_HEAD);
     for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
@@ -68,8 +85,12 @@ pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
     while let Some(row) = Row::first(rest) {
         row.write_xml(out);
         rest = &rest[row.as_bytes().len()..];
+        if out.len() >= PART_BYTES {
+            take(out)?;
+        }
     }
     out.extend_from_slice(SHARD_TAIL);
+    take(out)
 }
 
 /// A line of an index.

@@ -7,7 +7,7 @@ use aws_sdk_athena::types::{
     QueryExecution, QueryExecutionContext, QueryExecutionState, QueryExecutionStatus, ResultConfiguration,
 };
 use std::time::Duration;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// First pause between two looks at a query; it doubles up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -27,7 +27,7 @@ pub struct Finished {
 /// characters. The same token would only return the query of the attempt before, which may have failed.
 #[must_use]
 pub fn request_token(run: &str, attempt: u64, what: &str) -> String {
-    format!("{:032x}", xxh3_128(format!("{run}#{attempt}#{what}").as_bytes()))
+    format!("{:032x}", XxHash3_128::oneshot(format!("{run}#{attempt}#{what}").as_bytes()))
 }
 
 /// Starts `statement` as `query` says and returns its ID.

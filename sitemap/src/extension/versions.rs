@@ -6,7 +6,7 @@ use crate::canonical::Addresses;
 use crate::loc::LocFault;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Versions that a page may have. Each of them lists all of them, so what is written grows with the square.
 pub const VERSIONS_MAX: usize = 256;
@@ -83,9 +83,9 @@ impl Versions {
         }
         self.key = if group.is_empty() {
             let first = self.statements.iter().map(|statement| statement.href.as_slice()).chain([loc]).min();
-            first.filter(|_| self.statements.iter().any(|statement| statement.href != loc)).map(xxh3_128)
+            first.filter(|_| self.statements.iter().any(|statement| statement.href != loc)).map(XxHash3_128::oneshot)
         } else {
-            (!self.statements.is_empty()).then(|| xxh3_128(&[b"group\n", group].concat()))
+            (!self.statements.is_empty()).then(|| XxHash3_128::oneshot(&[b"group\n", group].concat()))
         };
         if self.key.is_none() {
             self.statements.clear();

@@ -16,7 +16,7 @@ use aws_sdk_s3::types::ChecksumAlgorithm;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// The metadata name under which an object carries the hash of its bytes.
 const HASH: &str = "tidemark-hash";
@@ -95,7 +95,7 @@ impl Bucket {
     }
 
     async fn put(&self, file: &str, bytes: Vec<u8>, content_type: &str) -> Result<String, PlaceError> {
-        let hash = crate::build::hex(xxh3_128(&bytes));
+        let hash = crate::build::hex(XxHash3_128::oneshot(&bytes));
         let max_age = self.target.edge_ttl.as_secs();
         let mut tries = 1;
         loop {

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 use tidemark_runtime::clock::Clock;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Why a local build did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +221,7 @@ impl Directory {
         };
         let stray = |file: String| {
             let bytes = fs::read(self.root.join(&file)).ok()?;
-            Some(Stray { file, hash: hex(xxh3_128(&bytes)) })
+            Some(Stray { file, hash: hex(XxHash3_128::oneshot(&bytes)) })
         };
         Ok(files.into_iter().filter_map(stray).collect())
     }
@@ -233,7 +233,7 @@ impl Directory {
             Ok((stamp, size)) => {
                 Some(stamp) == shard.stamp
                     || (size == shard.file_bytes
-                        && fs::read(&path).is_ok_and(|bytes| hex(xxh3_128(&bytes)) == shard.file_hash))
+                        && fs::read(&path).is_ok_and(|bytes| hex(XxHash3_128::oneshot(&bytes)) == shard.file_hash))
             }
             Err(_) => false,
         }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Mutex;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 const BASE: &str = "https://a.example";
 const NOW_MS: i64 = 1_763_800_000_000;
@@ -65,7 +65,7 @@ impl Memory {
 impl Place for Memory {
     async fn put_shard(&self, file: &str, staged: &Path) -> Result<String, PlaceError> {
         let bytes = std::fs::read(staged).unwrap();
-        let stamp = hex(xxh3_128(&bytes));
+        let stamp = hex(XxHash3_128::oneshot(&bytes));
         self.write(file, Some(bytes)).map(|()| stamp)
     }
     async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
@@ -97,7 +97,7 @@ fn crawl(files: &BTreeMap<String, Vec<u8>>) -> Option<Input> {
 fn built(world: &World, input: &Input, work_dir: &Path) -> Built {
     let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);
     let options = Options { limits: LIMITS, level: 1, drop_percent_max: 100, ..Options::new(policy, "run") };
-    let hash = |file: &str| world.files.get(file).map(|bytes| hex(xxh3_128(bytes)));
+    let hash = |file: &str| world.files.get(file).map(|bytes| hex(XxHash3_128::oneshot(bytes)));
     let intact = |shard: &Shard| hash(&shard.file).as_deref() == Some(&shard.file_hash);
     let stray = |file: &String| Some(Stray { file: file.clone(), hash: hash(file)? });
     let strays: Vec<Stray> = world.intent.iter().filter_map(stray).collect();
