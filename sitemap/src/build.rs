@@ -235,10 +235,11 @@ pub fn from_files(
         let hashes = if order == Order::Given && (2..=merge::FILES_MAX).contains(&inputs.len()) {
             let addresses = options.policy.addresses()?;
             let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
-            merge::read_merged(inputs, &key, &mut build).map_err(stopped)?;
+            merge::read_merged(inputs, work_dir, &key, &mut build).map_err(stopped)?;
             inputs.iter().map(|input| source::hash_of(input).map_err(stopped)).collect::<Result<_, _>>()?
         } else {
-            inputs.iter().map(|input| source::read(input, &mut build).map_err(stopped)).collect::<Result<_, _>>()?
+            let mut read = |input: &PathBuf| source::read(input, work_dir, &mut build).map_err(stopped);
+            inputs.iter().map(&mut read).collect::<Result<_, _>>()?
         };
         Ok::<_, BuildError>((build.finish()?, hashes))
     };

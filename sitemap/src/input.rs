@@ -420,13 +420,15 @@ impl Input {
     }
 
     /// Gives every row to `sink`: files are merged by `key` where the order is given, and read one after the other
-    /// where it is not. Returns how many rows there were.
+    /// where it is not. Works in `work_dir` where it has to. Returns how
+    /// many rows there were.
     ///
     /// # Errors
     /// A [`ReadError`], also where fewer rows came than the query gave.
     pub async fn read<T: Sink>(
         &self,
         athena: Athena<'_>,
+        work_dir: &Path,
         order: Order,
         key: &merge::Key<'_>,
         sink: &mut T,
@@ -438,11 +440,11 @@ impl Input {
         let rows = match (&self.rows, id) {
             (Rows::Files(files), _) => {
                 if order == Order::Given {
-                    merge::read_merged(files, key, sink).map_err(ReadError::Source)?
+                    merge::read_merged(files, work_dir, key, sink).map_err(ReadError::Source)?
                 } else {
                     let mut counted = Counted { sink, rows: 0 };
                     for file in files {
-                        source::read_rows(file, &mut counted).map_err(ReadError::Source)?;
+                        source::read_rows(file, work_dir, &mut counted).map_err(ReadError::Source)?;
                     }
                     counted.rows
                 }

@@ -539,7 +539,7 @@ async fn build_part(
         let build = Build::new(window.clone(), work_dir, options, *order, standing)?;
         let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
         let mut ranged = Ranged { build, range, key: Vec::new(), addresses: &addresses };
-        let read = input.read(athena, *order, &key, &mut ranged).await;
+        let read = input.read(athena, work_dir, *order, &key, &mut ranged).await;
         let outcome = read.map_err(from_read).and_then(|_| Ok(ranged.build.finish()?));
         match outcome {
             Err(PartsError::Build(error)) if error.wants_sorting() => {}

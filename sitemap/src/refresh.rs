@@ -342,7 +342,7 @@ impl Surroundings {
             let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
             let mut build = Build::new(pass.previous.clone(), pass.attempt.work_dir, pass.options, *order, standing)?;
             let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
-            let read = input.read(self.reach().athena, *order, &key, &mut build).await;
+            let read = input.read(self.reach().athena, pass.attempt.work_dir, *order, &key, &mut build).await;
             match read.map_err(RefreshError::from_read).and_then(|_| Ok(build.finish()?)) {
                 Err(RefreshError::Build(error)) if error.wants_sorting() => {}
                 outcome => return Ok(Some((outcome?, input.fingerprint))),

@@ -1,12 +1,14 @@
 //! Page lists in files: CSV, TSV, NDJSON and Parquet, plain or compressed with gzip or zstd.
 //!
-//! Each format is a reader that pushes rows into a [`Sink`]; none holds more than one row (Parquet: one batch).
+//! Each format is a reader that pushes rows into a [`Sink`]; none holds more than one row. Parquet's holds a page of
+//! every column; where its pages are large, the file is spooled first ([`List`]).
 
 mod csv;
 pub mod merge;
 mod ndjson;
 mod nested;
 mod parquet;
+mod spool;
 
 use crate::columns::Columns;
 use crate::pages::RawPage;
@@ -17,6 +19,11 @@ use twox_hash::XxHash3_128;
 
 /// Longest row in a text file, in bytes.
 const ROW_BYTES_MAX: usize = 4 << 20;
+/// What the readers of all lists that are read side by side may hold, in bytes: what a list would hold beyond its share
+/// of that, and beyond [`HELD_EACH_BYTES`], it is spooled for.
+const HELD_BYTES: u64 = 16 << 20;
+/// What the reader of any list may hold, in bytes: usual writers make pages of a MiB at most.
+const HELD_EACH_BYTES: u64 = 3 << 20;
 /// What text readers read at once, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -81,6 +88,16 @@ pub enum SourceError<S> {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// It had to be copied, and could not be.
+    #[error("cannot copy the rows of {path} to {dir}, which its large pages take: free space there")]
+    Spool {
+        /// The file.
+        path: PathBuf,
+        /// Where to.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The taker of the rows wants no more.
     #[error("stopped")]
     Stopped(S),
@@ -94,6 +111,7 @@ impl<S> SourceError<S> {
             Self::Format { path } => Some(SourceError::Format { path }),
             Self::Header { path, problem } => Some(SourceError::Header { path, problem }),
             Self::Broken { path, line, problem } => Some(SourceError::Broken { path, line, problem }),
+            Self::Spool { path, dir, source } => Some(SourceError::Spool { path, dir, source }),
             Self::Stopped(_) => None,
         }
     }
@@ -113,16 +131,16 @@ enum Packing {
     Zstd,
 }
 
-/// Reads the page list at `path` into `sink`; the name tells the format. Returns the XXH3-128 of the file as it lies
-/// there.
+/// Reads the page list at `path` into `sink`; the name tells the format. Works in `work_dir` where it has to. Returns the
+/// XXH3-128 of the file as it lies there.
 ///
 /// # Errors
 /// A [`SourceError`] that names the file, the line and what to do.
-pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<u128, SourceError<T::Stop>> {
+pub fn read<T: Sink>(path: &Path, work_dir: &Path, sink: &mut T) -> Result<u128, SourceError<T::Stop>> {
     let open = |source| SourceError::Open { path: path.to_owned(), source };
     match kind(path) {
         Some((Format::Parquet, _)) | None => {
-            read_rows(path, sink)?;
+            read_rows(path, work_dir, sink)?;
             hash(path).map_err(open)
         }
         Some(text) => {
@@ -138,10 +156,60 @@ pub fn read<T: Sink>(path: &Path, sink: &mut T) -> Result<u128, SourceError<T::S
 ///
 /// # Errors
 /// A [`SourceError`] that names the file, the line and what to do.
-pub fn read_rows<T: Sink>(path: &Path, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
-    match kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })? {
-        (Format::Parquet, _) => parquet::read(path, open_file(path)?, sink),
-        text => read_text(path, text, &mut open_file(path)?, sink),
+pub fn read_rows<T: Sink>(path: &Path, work_dir: &Path, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+    List::prepare(path, 1, work_dir, sink.columns())?.read(sink)
+}
+
+/// A page list that can be read beside others with little memory.
+struct List<'p> {
+    path: &'p Path,
+    rows: Rows,
+}
+
+enum Rows {
+    InFile(Format, Packing),
+    Spooled(spool::Spool),
+}
+
+impl<'p> List<'p> {
+    /// Looks at the list at `path`, one of `count` that are read side by side, and spools it in `work_dir` where its
+    /// reader would hold much at once. Of several lists, one is to be prepared after the other.
+    fn prepare<S>(path: &'p Path, count: usize, work_dir: &Path, columns: Columns) -> Result<Self, SourceError<S>> {
+        let (format, packing) = kind(path).ok_or_else(|| SourceError::Format { path: path.to_owned() })?;
+        if format == Format::Parquet {
+            let held_max = (HELD_BYTES / count.max(1) as u64).max(HELD_EACH_BYTES);
+            if parquet::held_bytes(path, open_file(path)?, &columns)? > held_max {
+                return Ok(Self { path, rows: Rows::Spooled(spool_rows(path, work_dir, columns)?) });
+            }
+        }
+        Ok(Self { path, rows: Rows::InFile(format, packing) })
+    }
+
+    #[cfg(test)]
+    fn is_spooled(&self) -> bool {
+        matches!(self.rows, Rows::Spooled(_))
+    }
+
+    fn read<T: Sink>(self, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
+        let Self { path, rows } = self;
+        match rows {
+            Rows::InFile(Format::Parquet, _) => parquet::read(path, open_file(path)?, sink),
+            Rows::InFile(format, packing) => read_text(path, (format, packing), &mut open_file(path)?, sink),
+            Rows::Spooled(spool) => spool.read(sink).map_err(|error| match error {
+                spool::Unread::Stopped(stop) => SourceError::Stopped(stop),
+                spool::Unread::Io(source) => SourceError::Open { path: path.to_owned(), source },
+            }),
+        }
+    }
+}
+
+fn spool_rows<S>(path: &Path, work_dir: &Path, columns: Columns) -> Result<spool::Spool, SourceError<S>> {
+    let failed = |source| SourceError::Spool { path: path.to_owned(), dir: work_dir.to_owned(), source };
+    let mut writer = spool::Writer::create(work_dir, columns).map_err(failed)?;
+    match parquet::read(path, open_file(path)?, &mut writer) {
+        Ok(()) => writer.finish().map_err(failed),
+        Err(SourceError::Stopped(source)) => Err(failed(source)),
+        Err(error) => Err(error.unstopped().unwrap_or_else(|| failed(io::Error::other("stopped")))),
     }
 }
 
@@ -284,7 +352,7 @@ pub(crate) mod tests {
             let path = dir.path().join(name);
             std::fs::write(&path, &bytes).unwrap();
             let mut kept = Kept::default();
-            assert_eq!(read(&path, &mut kept).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
+            assert_eq!(read(&path, dir.path(), &mut kept).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
             assert_eq!(hash(&path).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
             assert_eq!(kept.pages.len(), 2);
         }
@@ -292,9 +360,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = read(Path::new("/nowhere/pages.csv"), &mut Kept::default()).unwrap_err();
+        let error = read(Path::new("/nowhere/pages.csv"), Path::new("/nowhere"), &mut Kept::default()).unwrap_err();
         assert!(error.to_string().contains("/nowhere/pages.csv"));
-        let error = read(Path::new("pages.txt"), &mut Kept::default()).unwrap_err();
+        let error = read(Path::new("pages.txt"), Path::new("/nowhere"), &mut Kept::default()).unwrap_err();
         assert!(error.to_string().contains("name it .csv"));
     }
 }

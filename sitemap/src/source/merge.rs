@@ -4,7 +4,7 @@
 //! and of equal keys by file. A file that is not in order inside is not noticed here: its rows come out of order, and
 //! whoever takes them must look. Memory is two batches a file and what the format's reader needs.
 
-use super::{Sink, SourceError, read_rows};
+use super::{List, Sink, SourceError};
 use crate::columns::{COLUMNS, Columns};
 use crate::pages::RawPage;
 use std::cmp::Reverse;
@@ -26,27 +26,35 @@ pub type Key<'a> = dyn Fn(&[u8], &mut Vec<u8>) -> bool + Sync + 'a;
 /// What a file's thread hands over.
 type Handed<S> = Result<Batch, SourceError<S>>;
 
-/// Gives the rows of all `paths` to `sink`, in the order of their keys; what has no key comes as soon as it is met.
-/// Returns how many there were.
+/// Gives the rows of all `paths` to `sink`, in the order of their keys; what has no key comes as soon as it is met. Works
+/// in `work_dir` where it has to. Returns how many there were.
 ///
 /// # Errors
 /// The first [`SourceError`] met.
 ///
 /// # Panics
 /// Never: there are at most [`FILES_MAX`] paths, which the caller keeps.
-pub fn read_merged<T: Sink>(paths: &[PathBuf], key: &Key<'_>, sink: &mut T) -> Result<u64, SourceError<T::Stop>>
+pub fn read_merged<T: Sink>(
+    paths: &[PathBuf],
+    work_dir: &Path,
+    key: &Key<'_>,
+    sink: &mut T,
+) -> Result<u64, SourceError<T::Stop>>
 where
     T::Stop: Send,
 {
     assert!(paths.len() <= FILES_MAX, "the caller sorts where there are more files");
+    let prepare = |path| List::prepare(path, paths.len(), work_dir, sink.columns());
+    let lists = paths.iter().map(|path| prepare(path)).collect::<Result<Vec<_>, _>>()?;
     std::thread::scope(|scope| {
         let mut files = Vec::with_capacity(paths.len());
-        for path in paths {
+        for list in lists {
+            let path = list.path;
             let (send, receive) = sync_channel(1);
             let builder = std::thread::Builder::new().name("page-list".to_owned());
             let columns = sink.columns();
-            let started = builder.spawn_scoped(scope, move || hand_over::<T::Stop>(path, columns, key, &send));
-            started.map_err(|source| SourceError::Open { path: path.clone(), source })?;
+            let started = builder.spawn_scoped(scope, move || hand_over::<T::Stop>(list, columns, key, &send));
+            started.map_err(|source| SourceError::Open { path: path.to_owned(), source })?;
             files.push(receive);
         }
         merge(&files, sink)
@@ -82,9 +90,9 @@ fn merge<T: Sink>(files: &[Receiver<Handed<T::Stop>>], sink: &mut T) -> Result<u
 }
 
 /// Reads a file into batches until its end, or until nobody takes them any more.
-fn hand_over<S>(path: &Path, columns: Columns, key: &Key<'_>, send: &SyncSender<Handed<S>>) {
+fn hand_over<S>(list: List<'_>, columns: Columns, key: &Key<'_>, send: &SyncSender<Handed<S>>) {
     let mut batches = Batches { batch: Batch::default(), columns, key, send };
-    match read_rows(path, &mut batches) {
+    match list.read(&mut batches) {
         Ok(()) => {
             let _ = batches.flush();
         }
@@ -259,7 +267,7 @@ mod tests {
             }
             let (_dir, paths) = lists(&files);
             let mut kept = Kept::default();
-            prop_assert_eq!(read_merged(&paths, &key, &mut kept).unwrap(), locs.len() as u64);
+            prop_assert_eq!(read_merged(&paths, Path::new("/nowhere"), &key, &mut kept).unwrap(), locs.len() as u64);
             let out: Vec<(String, usize)> =
                 kept.pages.iter().map(|(_, fields)| (fields[0].clone(), fields[1][..1].parse().unwrap())).collect();
             prop_assert_eq!(out, sorted);
@@ -270,7 +278,7 @@ mod tests {
     fn what_cannot_be_read_and_what_has_no_key_comes_with_its_line() {
         let (_dir, paths) = lists(&[vec!["/b,\n".into(), "/c,1,2\n".into(), ",x\n".into(), "/d,\n".into()]]);
         let mut kept = Kept::default();
-        assert_eq!(read_merged(&paths, &key, &mut kept).unwrap(), 4);
+        assert_eq!(read_merged(&paths, Path::new("/nowhere"), &key, &mut kept).unwrap(), 4);
         assert_eq!(kept.refused[0].0, 3);
         assert!(kept.refused[0].1.contains("number of fields") && kept.refused[0].1.contains("3 fields"));
         assert_eq!(kept.pages.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4, 5]);
@@ -279,10 +287,15 @@ mod tests {
     #[test]
     fn an_error_in_any_file_ends_the_reading_and_names_the_file() {
         let (_dir, mut paths) = lists(&[vec!["/b,\n".into()], vec!["/a,\n".into(), "\"/c,\n".into()]]);
-        let error = read_merged(&paths, &key, &mut Kept::default()).unwrap_err().to_string();
+        let error = read_merged(&paths, Path::new("/nowhere"), &key, &mut Kept::default()).unwrap_err().to_string();
         assert!(error.contains("1.csv, line 3"), "{error}");
         paths[1] = "/nowhere/at.csv".into();
-        assert!(read_merged(&paths, &key, &mut Kept::default()).unwrap_err().to_string().contains("/nowhere/at.csv"));
+        assert!(
+            read_merged(&paths, Path::new("/nowhere"), &key, &mut Kept::default())
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere/at.csv")
+        );
     }
 
     #[test]
@@ -300,7 +313,7 @@ mod tests {
         }
         let many: Vec<String> = (0..50_000).map(|n| format!("/{n:06},2025-11-22\n")).collect();
         let (_dir, paths) = lists(&[many.clone(), many]);
-        let stopped = read_merged(&paths, &key, &mut One(0));
+        let stopped = read_merged(&paths, Path::new("/nowhere"), &key, &mut One(0));
         assert!(matches!(stopped, Err(SourceError::Stopped("enough"))));
     }
 }

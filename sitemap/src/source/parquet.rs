@@ -2,20 +2,22 @@
 
 use super::nested::Nested;
 use super::{Sink, SourceError};
-use crate::columns::{COLUMNS, Column, Places};
+use crate::columns::{COLUMNS, Column, Columns, Places};
 use crate::lastmod;
 use crate::pages::RawPage;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
 use std::fs::File;
 use std::path::Path;
 
 /// Rows read at once.
 const BATCH_ROWS: usize = 4096;
+/// A column of a row group that is not larger than this is held whole, whatever its pages are, in bytes.
+const SMALL_COLUMN_BYTES: u64 = 256 << 10;
 
 /// The texts of one column of a batch, end to end.
 #[derive(Debug, Default)]
@@ -56,11 +58,7 @@ enum Meaning {
 }
 
 pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(), SourceError<T::Stop>> {
-    let broken = |row, error: ParquetError| SourceError::Broken {
-        path: path.to_owned(),
-        line: row,
-        problem: format!("cannot be read as Parquet: {error}"),
-    };
+    let broken = |row, error| broken(path, row, error);
     let reader = SerializedFileReader::new(file).map_err(|error| broken(0, error))?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let roots = schema.root_schema().get_fields();
@@ -97,6 +95,61 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
         }
     }
     Ok(())
+}
+
+fn broken<S>(path: &Path, row: u64, error: ParquetError) -> SourceError<S> {
+    let problem = format!("cannot be read as Parquet: {error}");
+    SourceError::Broken { path: path.to_owned(), line: row, problem }
+}
+
+/// What [`read`] holds of the file at once, roughly, in bytes: of every column that is read its largest page and its
+/// dictionary, uncompressed. Usual writers end a page at a MiB; some make one of a whole row group.
+pub(super) fn held_bytes<S>(path: &Path, file: File, columns: &Columns) -> Result<u64, SourceError<S>> {
+    let broken = |error| broken(path, 0, error);
+    let reader = SerializedFileReader::new(file).map_err(broken)?;
+    let roots = reader.metadata().file_metadata().schema_descr().root_schema().get_fields();
+    let read: Vec<bool> = roots.iter().map(|root| columns.find(root.name()).is_some()).collect();
+    let mut held = 0;
+    for group_at in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group_at).map_err(broken)?;
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let mut of_group = 0;
+        for leaf in (0..schema.num_columns()).filter(|leaf| read[schema.get_column_root_idx(*leaf)]) {
+            of_group += held_of_column(group.as_ref(), leaf);
+        }
+        held = held.max(of_group);
+    }
+    Ok(held)
+}
+
+/// The same of one column of a row group. Pages tell only how many values they have, so their sizes are reckoned from
+/// the column's.
+fn held_of_column(group: &dyn RowGroupReader, leaf: usize) -> u64 {
+    let column = group.metadata().column(leaf);
+    let number = |value: i64| u64::try_from(value).unwrap_or_default();
+    let (bytes, packed) = (number(column.uncompressed_size()), number(column.compressed_size()));
+    if bytes <= SMALL_COLUMN_BYTES {
+        return bytes;
+    }
+    let dictionary = column.dictionary_page_offset().map_or(0, |at| number(column.data_page_offset() - at));
+    let dictionary = bytes.saturating_mul(dictionary) / packed.max(1);
+    let values = number(column.num_values()).max(1);
+    // Where the headers cannot be followed the whole column counts; what is wrong is told when it is read.
+    let largest = largest_page(group, leaf).unwrap_or(values);
+    dictionary + bytes.saturating_sub(dictionary).saturating_mul(largest) / values
+}
+
+/// How many values the largest page of a column has.
+fn largest_page(group: &dyn RowGroupReader, leaf: usize) -> Option<u64> {
+    let mut pages = group.get_column_page_reader(leaf).ok()?;
+    let mut largest = 0;
+    while let Some(page) = pages.peek_next_page().ok()? {
+        if !page.is_dict {
+            largest = largest.max(page.num_levels? as u64);
+        }
+        pages.skip_next_page().ok()?;
+    }
+    Some(largest)
 }
 
 /// Flat columns with the leaf that holds each, and nested ones with their root.
@@ -235,6 +288,7 @@ fn write_time(micros: i64, keep: usize, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::List;
     use crate::source::tests::Kept;
     use parquet::data_type::{ByteArrayType, Int32Type, Int64Type, Int96Type};
     use parquet::file::properties::WriterProperties;
@@ -303,6 +357,69 @@ mod tests {
         assert!(kept.pages[1].1[1..].iter().all(String::is_empty));
         let (line, fields) = kept.pages.last().unwrap();
         assert_eq!((*line, fields[0].as_str()), (2 * (BATCH_ROWS as u64 + 3), "/p/1/004098"));
+    }
+
+    /// Writes `locs` with a page for as many values as a page of `page_bytes` takes, or one for all where there is room.
+    fn write_locs(path: &Path, locs: &[String], page_bytes: usize, dictionary: bool) {
+        let schema = Arc::new(parse_message_type("message pages { required binary loc (UTF8); }").unwrap());
+        let properties = WriterProperties::builder()
+            .set_data_page_size_limit(page_bytes)
+            .set_data_page_row_count_limit(usize::MAX)
+            .set_write_batch_size(256)
+            .set_dictionary_enabled(dictionary)
+            .set_dictionary_page_size_limit(usize::MAX)
+            .set_compression(parquet::basic::Compression::SNAPPY);
+        let file = File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties.build())).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let values: Vec<ByteArray> = locs.iter().map(|loc| loc.as_str().into()).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn what_is_held_is_the_largest_page_and_the_dictionary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        let locs: Vec<String> = (0..40_000).map(|at| format!("/{at:0>199}")).collect();
+        let held = |page_bytes, dictionary, columns: &Columns| {
+            write_locs(&path, &locs, page_bytes, dictionary);
+            held_bytes::<()>(&path, File::open(&path).unwrap(), columns).unwrap()
+        };
+        let all = 40_000 * 204;
+        let near = |held: u64, wanted: u64| held >= wanted && held < wanted + wanted / 8;
+        assert!(near(held(usize::MAX, false, &Columns::default()), all));
+        assert!(near(held(1 << 20, false, &Columns::default()), 1 << 20));
+        assert!(near(held(1 << 20, true, &Columns::default()), all));
+        let mut others = Columns::default();
+        others.rename("loc", "url").unwrap();
+        assert_eq!(held(usize::MAX, false, &others), 0);
+    }
+
+    #[test]
+    fn a_list_that_would_hold_more_than_its_share_is_spooled_and_gives_the_same_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        let locs: Vec<String> = (0..40_000).map(|at| format!("/{at:0>199}")).collect();
+        let prepare = |count| List::prepare::<()>(&path, count, dir.path(), Columns::default()).unwrap();
+        for (page_bytes, count, spooled) in
+            [(usize::MAX, 2, false), (usize::MAX, 3, true), (usize::MAX, 100, true), (1 << 20, 100, false)]
+        {
+            write_locs(&path, &locs, page_bytes, false);
+            let list = prepare(count);
+            assert_eq!(list.is_spooled(), spooled, "{page_bytes} {count}");
+            let (mut plain, mut kept) = (Kept::default(), Kept::default());
+            read(&path, File::open(&path).unwrap(), &mut plain).unwrap();
+            list.read(&mut kept).unwrap();
+            assert_eq!(kept.pages, plain.pages);
+        }
+        let none = Path::new("/nowhere");
+        write_locs(&path, &locs, usize::MAX, false);
+        let error = List::prepare::<()>(&path, 9, none, Columns::default()).map(drop).unwrap_err().to_string();
+        assert!(error.contains("pages.parquet to /nowhere") && error.contains("free space"), "{error}");
     }
 
     #[test]
