@@ -3,11 +3,15 @@
 //! Prints one JSON object a line. Both sides of a ratio run in turns in this process; medians count. Words on the
 //! command line choose benchmarks by name; `BENCH_ROWS` and `BENCH_RUNS` change the size.
 
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
 use rustix::time::{ClockId, clock_gettime};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use tidemark_sitemap::build::{Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::Policy;
@@ -21,10 +25,10 @@ const MEASURE: &str = "measure-memory";
 
 fn main() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if let [word, input, out] = words.as_slice()
+    if let [word, out, inputs @ ..] = words.as_slice()
         && word == MEASURE
     {
-        return measure_memory(Path::new(input), Path::new(out));
+        return measure_memory(&inputs.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new(out));
     }
     let number =
         |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
@@ -63,8 +67,13 @@ fn main() -> Result<(), Failure> {
     }
     for (name, rows) in [("sitemap/memory_4k", 4_000), ("sitemap/memory_20m", 20_000_000)] {
         if wanted(name) {
-            peak_memory(name, dir.path(), rows)?;
+            let csv = dir.path().join("memory.csv");
+            write_pages(&csv, rows, Edits::None)?;
+            peak_memory(name, dir.path(), vec![csv])?;
         }
+    }
+    if wanted("sitemap/memory_parquet") {
+        peak_memory("sitemap/memory_parquet", dir.path(), write_parquet(dir.path())?)?;
     }
     Ok(())
 }
@@ -108,11 +117,49 @@ fn write_pages(path: &Path, rows: u64, edits: Edits) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Ten sorted lists that lie among each other, each one row group of 500,000 rows with one page a column, as DuckDB writes
+/// it where it is told to: some 50 MB uncompressed a file.
+fn write_parquet(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    const FILES: u64 = 10;
+    const ROWS: u64 = 500_000;
+    let schema = "message pages { required binary loc (UTF8); required binary lastmod (UTF8); }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema)?);
+    let properties = WriterProperties::builder()
+        .set_data_page_size_limit(usize::MAX)
+        .set_data_page_row_count_limit(usize::MAX)
+        .set_dictionary_enabled(false)
+        .set_compression(parquet::basic::Compression::SNAPPY);
+    let properties = Arc::new(properties.build());
+    let mut paths = Vec::new();
+    for file in 0..FILES {
+        let path = dir.join(format!("memory-{file}.parquet"));
+        let mut writer = SerializedFileWriter::new(File::create(&path)?, schema.clone(), properties.clone())?;
+        let mut group = writer.next_row_group()?;
+        let loc =
+            |at: u64| format!("{BASE}/catalog/{:04}/product-{at:08}-cotton-bottle-knife-{:04x}", at / 1000, at % 977);
+        let lastmod = |at: u64| format!("2025-{:02}-{:02}T{:02}:00:00Z", at % 11 + 1, at % 28 + 1, at % 24);
+        for text in [&loc as &dyn Fn(u64) -> String, &lastmod] {
+            let mut column = group.next_column()?.ok_or("no column")?;
+            let values: Vec<ByteArray> = (0..ROWS).map(|row| text(row * FILES + file).into_bytes().into()).collect();
+            column.typed::<ByteArrayType>().write_batch(&values, None, None)?;
+            column.close()?;
+        }
+        group.close()?;
+        writer.close()?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
 fn build(input: &Path, out: &Path, level: i32, packing: Packing) -> Result<Outcome, Failure> {
+    build_all(&[input.to_owned()], out, level, packing)
+}
+
+fn build_all(inputs: &[PathBuf], out: &Path, level: i32, packing: Packing) -> Result<Outcome, Failure> {
     let policy = Policy::new(BaseUrl::parse(BASE)?, 1_763_800_000_000);
     let options = Options { level, packing, ..Options::new(policy, "bench") };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    Ok(runtime.block_on(Directory::open(out)?.build(&[input.to_owned()], &options, BASE))?)
+    Ok(runtime.block_on(Directory::open(out)?.build(inputs, &options, BASE))?)
 }
 
 /// Ours from CSV to gzip files, over libdeflate alone on the XML that comes of it.
@@ -247,23 +294,22 @@ fn build_with_sitemap_rs(input: &Path, out: &Path) -> Result<(), Failure> {
     if urls.is_empty() { Ok(()) } else { write(urls) }
 }
 
-/// The peak memory of a process of its own that builds from a sorted CSV.
-fn peak_memory(name: &str, dir: &Path, rows: u64) -> Result<(), Failure> {
-    let (input, out) = (dir.join("memory.csv"), dir.join("memory"));
-    write_pages(&input, rows, Edits::None)?;
-    let told = Command::new(std::env::current_exe()?).arg(MEASURE).arg(&input).arg(&out).output()?;
+/// The peak memory of a process of its own that builds from `inputs`, which then go.
+fn peak_memory(name: &str, dir: &Path, inputs: Vec<PathBuf>) -> Result<(), Failure> {
+    let out = dir.join("memory");
+    let told = Command::new(std::env::current_exe()?).arg(MEASURE).arg(&out).args(&inputs).output()?;
     if !told.status.success() {
         return Err(String::from_utf8_lossy(&told.stderr).into_owned().into());
     }
     let kib: f64 = String::from_utf8(told.stdout)?.trim().parse()?;
     print(name, kib / 1024.0, "MiB", None, 1);
     fs::remove_dir_all(out)?;
-    Ok(fs::remove_file(input)?)
+    Ok(inputs.iter().try_for_each(fs::remove_file)?)
 }
 
 #[expect(clippy::print_stdout, reason = "tells its parent")]
-fn measure_memory(input: &Path, out: &Path) -> Result<(), Failure> {
-    build(input, out, 4, Packing::Gzip)?;
+fn measure_memory(inputs: &[PathBuf], out: &Path) -> Result<(), Failure> {
+    build_all(inputs, out, 4, Packing::Gzip)?;
     let status = fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     println!("{}", peak.trim().trim_end_matches(" kB"));
