@@ -5,14 +5,16 @@
 //! each name what they follow, or left alone where the stream cannot prove what lies between.
 
 mod copy;
+mod envelope;
 mod feed;
 mod meter;
 
 pub use copy::{Unobtainable, ValueCopier};
+pub use envelope::Envelope;
 
 use crate::invoke::{InvokeError, RegionClient};
 use crate::lane::Lane;
-use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer, Request};
+use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer};
 use crate::stream::{Identity, Stream, StreamError};
 use crate::values::ValueError;
 use serde_json::value::RawValue;
@@ -20,8 +22,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tidemark_runtime::clock::Clock;
 
-/// Largest payload of a synchronous invocation, in bytes, with room for what forward adds.
-pub const PAYLOAD_BYTES_MAX: usize = 6_000_000;
+/// Largest event of one invocation, in bytes: of 6 MiB there is room left for what forward tells.
+pub const EVENT_BYTES_MAX: usize = 6_000_000;
 /// A mark this close to the end of the stream's retention is not fed from: records may go while they are read.
 /// (An invocation lasts 15 minutes at most.)
 const RETENTION_MARGIN_MS: i64 = 20 * 60_000;
@@ -145,58 +147,63 @@ impl Forward {
     ///
     /// # Errors
     /// [`ForwardError`]: the whole batch is to be delivered again.
-    pub async fn pass_on(&self, event: &RawValue, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
-        let begun_ms = self.clock.now_ms();
-        let passed = self.pass_on_once(event, deadline).await;
-        self.meter.report(self.region.region(), self.clock.now_ms(), begun_ms, event.get().len(), passed.is_err());
+    pub async fn pass_on(&self, event: Envelope, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+        let (begun_ms, bytes) = (self.clock.now_ms(), event.event_bytes());
+        let passed = self.pass_on_whole(event, deadline).await;
+        self.meter.report(self.region.region(), self.clock.now_ms(), begun_ms, bytes, passed.is_err());
         passed
     }
 
-    async fn pass_on_once(&self, event: &RawValue, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+    /// Almost always in one invocation; else in as many as it takes, in order, of which one is in memory at a time.
+    async fn pass_on_whole(&self, event: Envelope, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+        if event.event_bytes() <= EVENT_BYTES_MAX {
+            return self.pass_on_part(event, deadline).await;
+        }
         let mut counts = Counts::default();
-        for part in split(event)? {
-            let answer = self.deliver(&part, BTreeMap::new(), false).await?;
-            counts.add(answer.counts);
-            let (behind, refusal) = self.sort_out(&answer);
-            if !behind.is_empty() {
-                counts.add(self.feed(&part, behind, deadline).await?);
-            }
-            // Last, so that what can be applied is applied before the batch is thrown back.
-            if let Some(refusal) = refusal {
-                return Err(refusal);
-            }
+        for part in event.parts(EVENT_BYTES_MAX).map_err(ForwardError::Event)? {
+            counts.add(self.pass_on_part(part, deadline).await?);
         }
         Ok(counts)
+    }
+
+    async fn pass_on_part(&self, mut event: Envelope, deadline: &impl Deadline) -> Result<Counts, ForwardError> {
+        let answer = self.deliver(&mut event, BTreeMap::new(), false).await?;
+        let mut counts = answer.counts;
+        let (behind, refusal) = self.sort_out(&answer);
+        if !behind.is_empty() {
+            counts.add(self.feed(&event, behind, deadline).await?);
+        }
+        // Last, so that what can be applied is applied before the batch is thrown back.
+        refusal.map_or(Ok(counts), Err)
     }
 
     /// Delivers, and where the region lacks values, copies them there and delivers again. The lanes that the first
     /// delivery applied are left alone by their marks, and keep its answer.
     async fn deliver(
         &self,
-        event: &RawValue,
+        event: &mut Envelope,
         follows: BTreeMap<Lane, Follows>,
         join: bool,
     ) -> Result<ReplayAnswer, ForwardError> {
-        let (stream, generation) = (self.identity.id.clone(), self.generation);
-        let mut replay = Replay {
-            stream,
-            generation,
+        let mut told = Replay {
+            event: RawValue::NULL,
+            stream: self.identity.id.clone(),
+            generation: self.generation,
             oldest_ms: Some(self.oldest_ms()),
             follows,
             join,
             unobtainable: Unobtainable::new(),
-            event,
         };
-        let mut answer: ReplayAnswer = self.region.ask(&Request::Replay(replay.clone())).await?;
+        let mut answer: ReplayAnswer = self.region.ask_raw(event.sealed(&told).map_err(ForwardError::Event)?).await?;
         let Some(values) = &self.values else { return Ok(answer) };
         for _ in 0..COPY_ROUNDS_MAX {
             let missing = answer.missing();
             if missing.is_empty() {
                 break;
             }
-            let unobtainable = values.copy(missing).await?;
-            replay.unobtainable.extend(unobtainable);
-            answer.complete(self.region.ask(&Request::Replay(replay.clone())).await?);
+            told.unobtainable.extend(values.copy(missing).await?);
+            let request = event.sealed(&told).map_err(ForwardError::Event)?;
+            answer.complete(self.region.ask_raw(request).await?);
         }
         Ok(answer)
     }
@@ -248,78 +255,5 @@ fn refused(lane: Lane, outcome: &Outcome, region: &str) -> Option<ForwardError> 
         Outcome::Held { holder } => Some(ForwardError::Held { lane, region, holder: holder.clone() }),
         Outcome::Missing { objects } => Some(ForwardError::Missing { lane, region, count: objects.len() }),
         Outcome::OldGeneration { generation } => Some(ForwardError::OldGeneration { lane, region, newer: *generation }),
-    }
-}
-
-/// The event in as many parts as fit an invocation, in order; almost always the event itself, untouched.
-fn split(event: &RawValue) -> Result<Vec<std::borrow::Cow<'_, RawValue>>, ForwardError> {
-    use std::borrow::Cow;
-    if event.get().len() <= PAYLOAD_BYTES_MAX {
-        return Ok(vec![Cow::Borrowed(event)]);
-    }
-    #[derive(serde::Deserialize)]
-    struct Records<'a> {
-        #[serde(rename = "Records", borrow)]
-        records: Vec<&'a RawValue>,
-    }
-    let Records { records } = serde_json::from_str(event.get()).map_err(ForwardError::Event)?;
-    let mut parts = Vec::new();
-    let mut part = String::new();
-    let mut close = |part: &mut String| -> Result<(), ForwardError> {
-        if !part.is_empty() {
-            let json = format!("{{\"Records\":[{}]}}", std::mem::take(part));
-            parts.push(Cow::Owned(RawValue::from_string(json).map_err(ForwardError::Event)?));
-        }
-        Ok(())
-    };
-    for record in records {
-        if part.len() + record.get().len() > PAYLOAD_BYTES_MAX - 100 {
-            close(&mut part)?;
-        }
-        if !part.is_empty() {
-            part.push(',');
-        }
-        part.push_str(record.get());
-    }
-    close(&mut part)?;
-    Ok(parts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Event;
-
-    fn event(records: usize, data: &str) -> Box<RawValue> {
-        let record = |n: usize| {
-            format!(
-                r#"{{"eventID":"shardId-000:{n}","kinesis":{{"partitionKey":"{}","sequenceNumber":"{n}","data":"{data}","approximateArrivalTimestamp":1.5}}}}"#,
-                n % 2
-            )
-        };
-        let records: Vec<String> = (1..=records).map(record).collect();
-        RawValue::from_string(format!(r#"{{"Records":[{}]}}"#, records.join(","))).unwrap()
-    }
-
-    #[test]
-    fn an_event_that_fits_goes_on_untouched() {
-        let event = event(3, "AA==");
-        let parts = split(&event).unwrap();
-        assert_eq!(parts.len(), 1);
-        assert_eq!(parts[0].get(), event.get());
-    }
-
-    #[test]
-    fn an_event_that_does_not_fit_is_split_in_order_and_loses_nothing() {
-        let event = event(10, &"A".repeat(1_000_000));
-        let parts = split(&event).unwrap();
-        assert!(parts.len() > 1);
-        let mut sequences = Vec::new();
-        for part in &parts {
-            assert!(part.get().len() <= PAYLOAD_BYTES_MAX);
-            let parsed: Event<'_> = serde_json::from_str(part.get()).unwrap();
-            sequences.extend(parsed.records.iter().map(|record| record.kinesis.sequence_number.to_string()));
-        }
-        assert_eq!(sequences, (1..=10).map(|n| n.to_string()).collect::<Vec<_>>());
     }
 }

@@ -3,6 +3,7 @@
 use crate::protocol::Request;
 use aws_sdk_lambda::error::DisplayErrorContext;
 use aws_sdk_lambda::primitives::Blob;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 /// Why a region gave no answer.
@@ -70,12 +71,13 @@ impl RegionClient {
         self.ask_raw(payload).await
     }
 
-    /// Asks with a request that is JSON already.
+    /// Asks with a request that is JSON already; `Bytes` are not copied.
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn ask_raw<T: DeserializeOwned>(&self, payload: Vec<u8>) -> Result<T, InvokeError> {
-        let request = self.lambda.invoke().function_name(&self.function).payload(Blob::new(payload));
+    pub async fn ask_raw<T: DeserializeOwned>(&self, payload: impl Into<Bytes>) -> Result<T, InvokeError> {
+        let payload = Blob::from_maybe_shared(payload.into());
+        let request = self.lambda.invoke().function_name(&self.function).payload(payload);
         let answer = request.send().await.map_err(|error| InvokeError::Invoke {
             function: self.function.clone(),
             region: self.region.clone(),

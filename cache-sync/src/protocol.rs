@@ -53,6 +53,9 @@ pub enum Request<'a> {
 /// A batch with what forward must tell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replay<'a> {
+    /// The event as the mapping delivered it, unparsed; the first field, so that forward writes all else behind it.
+    #[serde(borrow)]
+    pub event: &'a RawValue,
     /// Identity of the stream: its ARN and creation time.
     pub stream: String,
     /// Mapping generation of the forward that passes it on.
@@ -70,9 +73,6 @@ pub struct Replay<'a> {
     /// Objects that changes refer to and that cannot be had, with the reason: such a change is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unobtainable: BTreeMap<String, String>,
-    /// The event as the mapping delivered it, unparsed.
-    #[serde(borrow)]
-    pub event: &'a RawValue,
 }
 
 /// What a fed write must find in the lane record.

@@ -2,9 +2,8 @@
 
 use anyhow::Context;
 use lambda_runtime::{LambdaEvent, service_fn};
-use serde_json::value::RawValue;
 use std::time::Duration;
-use tidemark_cache_sync::forward::{Deadline, Forward, ValueCopier};
+use tidemark_cache_sync::forward::{Deadline, Envelope, Forward, ValueCopier};
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::keys::REPLAY_FUNCTION;
 use tidemark_cache_sync::stream::Stream;
@@ -24,11 +23,11 @@ impl Deadline for Until {
 async fn main() -> Result<(), lambda_runtime::Error> {
     logs::init();
     let forward = forward().await?;
-    lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| {
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Envelope>| {
         let forward = &forward;
         async move {
             let until = Until(event.context.deadline());
-            let passed = forward.pass_on(&event.payload, &until).await;
+            let passed = forward.pass_on(event.payload, &until).await;
             passed.map_err(|error| {
                 let error = logs::full_message(&error);
                 tracing::error!(error, "batch thrown back");

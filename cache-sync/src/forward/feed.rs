@@ -5,13 +5,12 @@
 //! is acknowledged for it, for that would move its mark, which every write here names. So a lane that becomes ready
 //! behind the tip lacks nothing that will not be delivered.
 
-use super::{Deadline, Forward, ForwardError, refused};
+use super::{Deadline, Envelope, Forward, ForwardError, refused};
 use crate::event::{Event, EventRecord};
 use crate::lane::Lane;
 use crate::position::Sequence;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, ReplayAnswer};
 use crate::stream::{End, Range, StreamError};
-use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ impl Forward {
     /// batch in hand, lies before the tip, so it is applied with the rest.
     pub(super) async fn feed(
         &self,
-        event: &RawValue,
+        event: &Envelope,
         behind: BTreeMap<Lane, Behind>,
         deadline: &impl Deadline,
     ) -> Result<Counts, ForwardError> {
@@ -64,7 +63,7 @@ impl Forward {
         let lanes: Vec<Lane> = records.iter().filter_map(lane).collect();
         let named: BTreeMap<Lane, Follows> =
             follows.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(lane, f)| (*lane, f.clone())).collect();
-        let answer = self.deliver(&event_of(records)?, named, false).await?;
+        let answer = self.deliver(&mut event_of(records)?, named, false).await?;
         check_applied(&answer, &lanes, self.region.region())?;
         self.meter.fed(records.len());
         for (lane, outcome) in &answer.lanes {
@@ -77,7 +76,7 @@ impl Forward {
 
     /// Makes lanes ready that stand at the tip: a write of nothing that names the marks they were fed to.
     async fn join(&self, follows: BTreeMap<Lane, Follows>) -> Result<Counts, ForwardError> {
-        let answer = self.deliver(&event_of(&[])?, follows.clone(), true).await?;
+        let answer = self.deliver(&mut event_of(&[])?, follows.clone(), true).await?;
         check_applied(&answer, follows.keys(), self.region.region())?;
         Ok(answer.counts)
     }
@@ -111,8 +110,8 @@ fn check_applied<'l>(
     Ok(())
 }
 
-fn event_of(records: &[EventRecord<'static>]) -> Result<Box<RawValue>, ForwardError> {
-    to_raw_value(&Event { records: records.to_vec() }).map_err(ForwardError::Event)
+fn event_of(records: &[EventRecord<'static>]) -> Result<Envelope, ForwardError> {
+    Envelope::of_records(records).map_err(ForwardError::Event)
 }
 
 fn lane(record: &EventRecord<'_>) -> Option<Lane> {
@@ -120,8 +119,8 @@ fn lane(record: &EventRecord<'_>) -> Option<Lane> {
 }
 
 /// Each lane's last sequence number in the event.
-fn last_sequences(event: &RawValue) -> Result<BTreeMap<Lane, Sequence>, ForwardError> {
-    let event = Event::from_json(event.get()).map_err(ForwardError::Event)?;
+fn last_sequences(event: &Envelope) -> Result<BTreeMap<Lane, Sequence>, ForwardError> {
+    let event = event.event().and_then(Event::from_json).map_err(ForwardError::Event)?;
     let mut lasts: BTreeMap<Lane, Sequence> = BTreeMap::new();
     for record in &event.records {
         if let (Some(lane), Ok(sequence)) = (lane(record), record.kinesis.sequence_number.parse()) {
@@ -186,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_mapping_event_is_an_error() {
-        let event = RawValue::from_string("{\"hello\":1}".into()).unwrap();
+        let event: Envelope = serde_json::from_str("{\"hello\":1}").unwrap();
         assert!(matches!(last_sequences(&event), Err(ForwardError::Event(_))));
     }
 

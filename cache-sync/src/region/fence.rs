@@ -2,9 +2,10 @@
 //!
 //! On a standalone Redis, on one connection: WATCH and read the record, wait, compare, then MULTI … EXEC with the
 //! changes and the new record. EXEC fails where anybody wrote the record after the read, so a timed-out invocation
-//! whose commands arrive late cannot overwrite its successor. The read for the next chunk travels behind the EXEC of
-//! this one, so a chunk costs one round trip; the comparison still happens before the next MULTI is sent. On a cluster
-//! the same comparison stands in a script: see [`super::cluster`].
+//! whose commands arrive late cannot overwrite its successor. The read for the next chunk, of this lane or of the one
+//! that the connection goes on with, travels behind the EXEC of this one, so a chunk costs one round trip; the comparison
+//! still happens before the next MULTI is sent. On a cluster the same comparison stands in a script: see
+//! [`super::cluster`].
 
 use super::RegionError;
 use super::commands::Op;
@@ -107,16 +108,16 @@ impl Transaction {
         self.ops.len() - 1
     }
 
-    /// Executes on a connection that watches the record, and with `watch_next` reads the record again for the next
-    /// chunk in the same write.
+    /// Executes on a connection that watches the record, and then watches the record that is written next, in the same
+    /// call. Returns the answers, and what [`Watch::view`] makes the next record of.
     ///
     /// # Errors
     /// [`RegionError::FenceLost`] where the record was written since it was read; nothing was applied then.
     pub(super) async fn execute(
         self,
         connection: &mut Connection,
-        watch_next: bool,
-    ) -> Result<(Vec<Value>, Option<View>), RegionError> {
+        next: Option<&Watch<'_>>,
+    ) -> Result<(Vec<Value>, Vec<Value>), RegionError> {
         let lane = self.unit.lane;
         let mut pipeline = Pipeline::with_capacity(self.ops.len() + 6);
         pipeline.cmd("MULTI");
@@ -126,8 +127,8 @@ impl Transaction {
         }
         pipeline.cmd("EXEC");
         let commands = pipeline.len();
-        if watch_next {
-            add_watch(&mut pipeline, self.unit, &[]);
+        if let Some(next) = next {
+            next.add_to(&mut pipeline);
         }
         let total = pipeline.len();
         let mut answers = connection
@@ -135,13 +136,19 @@ impl Transaction {
             .send_packed_commands(&pipeline, 0, total)
             .await
             .map_err(redis_error(format!("the transaction of lane {lane}")))?;
-        let view = if watch_next { Some(watched(lane, &[], answers.split_off(commands))?) } else { None };
+        let watched = answers.split_off(commands.min(answers.len()));
         match answers.pop() {
-            Some(Value::Array(results)) => Ok((results, view)),
+            Some(Value::Array(results)) => Ok((results, watched)),
             Some(Value::Nil) => Err(RegionError::FenceLost { lane }),
             other => Err(RegionError::Transaction { lane, message: first_error(&answers, other) }),
         }
     }
+}
+
+/// A record to read, with the last seqs of some producers, and to watch from then on.
+pub(super) struct Watch<'p> {
+    pub(super) unit: Unit,
+    pub(super) producers: Vec<&'p str>,
 }
 
 /// The first error among the answers to queued commands tells more than EXECABORT does.
@@ -153,24 +160,43 @@ fn first_error(answers: &[Value], exec: Option<Value>) -> String {
     errors.into_iter().next().unwrap_or_else(|| format!("unexpected answer {exec:?}"))
 }
 
-/// Watches a record and reads it, with the last seqs of `producers`.
-pub(super) async fn watch(connection: &mut Connection, unit: Unit, producers: &[&str]) -> Result<View, RegionError> {
-    let mut pipeline = Pipeline::new();
-    add_watch(&mut pipeline, unit, producers);
-    let answers = connection
-        .redis
-        .send_packed_commands(&pipeline, 0, pipeline.len())
-        .await
-        .map_err(redis_error(format!("reading the record of lane {}", unit.lane)))?;
-    watched(unit.lane, producers, answers)
-}
+impl Watch<'_> {
+    /// Reads the record, and watches it.
+    pub(super) async fn open(&self, connection: &mut Connection) -> Result<View, RegionError> {
+        let mut pipeline = Pipeline::new();
+        self.add_to(&mut pipeline);
+        let answers = connection
+            .redis
+            .send_packed_commands(&pipeline, 0, pipeline.len())
+            .await
+            .map_err(redis_error(format!("reading the record of lane {}", self.unit.lane)))?;
+        self.view(answers)
+    }
 
-fn add_watch(pipeline: &mut Pipeline, unit: Unit, producers: &[&str]) {
-    let key = unit.record_key();
-    pipeline.cmd("UNWATCH");
-    pipeline.cmd("WATCH").arg(&key);
-    pipeline.add_command(read_fields(&key, producers));
-    pipeline.cmd("INFO").arg("replication");
+    fn add_to(&self, pipeline: &mut Pipeline) {
+        let key = self.unit.record_key();
+        pipeline.cmd("UNWATCH");
+        pipeline.cmd("WATCH").arg(&key);
+        pipeline.add_command(read_fields(&key, &self.producers));
+        pipeline.cmd("INFO").arg("replication");
+    }
+
+    /// The record, from what its reading returned.
+    pub(super) fn view(&self, answers: Vec<Value>) -> Result<View, RegionError> {
+        let lane = self.unit.lane;
+        let operation = || redis_error(format!("reading the record of lane {lane}"));
+        let [unwatch, watch, fields, info]: [Value; 4] =
+            answers.try_into().map_err(|_| RegionError::FenceLost { lane })?;
+        for answer in [unwatch, watch] {
+            answer.extract_error().map_err(operation())?;
+        }
+        let fields = fields.extract_error().map_err(operation())?;
+        let fields: Vec<Option<String>> = from_redis_value(fields).map_err(|error| operation()(error.into()))?;
+        let info = info.extract_error().map_err(operation())?;
+        let info: String = from_redis_value(info).map_err(|error| operation()(error.into()))?;
+        let replication_id = parse_info(&info).remove("master_replid").unwrap_or_default();
+        View::new(lane, &self.producers, fields, replication_id)
+    }
 }
 
 /// HMGET of what a [`View`] is made of.
@@ -181,18 +207,4 @@ fn read_fields(key: &str, producers: &[&str]) -> Cmd {
         read.arg(keys::producer_field(producer));
     }
     read
-}
-
-fn watched(lane: Lane, producers: &[&str], answers: Vec<Value>) -> Result<View, RegionError> {
-    let operation = || redis_error(format!("reading the record of lane {lane}"));
-    let [unwatch, watch, fields, info]: [Value; 4] = answers.try_into().map_err(|_| RegionError::FenceLost { lane })?;
-    for answer in [unwatch, watch] {
-        answer.extract_error().map_err(operation())?;
-    }
-    let fields = fields.extract_error().map_err(operation())?;
-    let fields: Vec<Option<String>> = from_redis_value(fields).map_err(|error| operation()(error.into()))?;
-    let info = info.extract_error().map_err(operation())?;
-    let info: String = from_redis_value(info).map_err(|error| operation()(error.into()))?;
-    let replication_id = parse_info(&info).remove("master_replid").unwrap_or_default();
-    View::new(lane, producers, fields, replication_id)
 }

@@ -6,7 +6,7 @@
 
 use super::chunk::write_record;
 use super::commands;
-use super::fence::{self, Transaction, Unit};
+use super::fence::{Transaction, Unit, Watch};
 use super::replay::hex;
 use super::{Region, RegionError};
 use crate::change::{Body, Change, Producer};
@@ -48,7 +48,7 @@ impl Region {
     /// Pauses a lane for `holder`. A hold of another run is taken over: its late writes then find another holder.
     pub(super) async fn hold(&self, lane: Lane, holder: &str) -> Result<HeldLane, RegionError> {
         let mut connection = self.connections.take().await?;
-        let view = fence::watch(&mut connection, Unit::lane(lane), &[]).await?;
+        let view = Watch { unit: Unit::lane(lane), producers: Vec::new() }.open(&mut connection).await?;
         let on_this_server = |record: &LaneRecord| record.replication_id.as_ref() == Some(&view.replication_id);
         // A lane that was held already may be half rewritten by a run that died; its mark is where it was.
         let trusted = view.record.as_ref().is_some_and(|record| record.state == State::Ready && on_this_server(record));
@@ -56,7 +56,7 @@ impl Region {
         record.state = State::Held(holder.to_owned());
         let mut transaction = Transaction::new(Unit::lane(lane));
         write_record(&mut transaction, &record, None, &Producers::new());
-        transaction.execute(&mut connection, false).await?;
+        transaction.execute(&mut connection, None).await?;
         self.connections.give_back(connection);
         Ok(HeldLane { mark: record.mark, trusted })
     }
@@ -214,7 +214,7 @@ impl Region {
                 }
                 keys += 1;
             }
-            let (answers, _) = transaction.execute(&mut connection, false).await?;
+            let (answers, _) = transaction.execute(&mut connection, None).await?;
             if let Some(error) = answers.iter().find_map(server_error) {
                 return Err(RegionError::Transaction { lane: load.lane, message: error });
             }
@@ -241,7 +241,7 @@ impl Region {
         let mut transaction = Transaction::new(Unit::lane(load.lane));
         transaction.add(commands::delete(key.as_bytes()));
         write_record(&mut transaction, &record, None, &folded.producers);
-        transaction.execute(&mut connection, false).await?;
+        transaction.execute(&mut connection, None).await?;
         self.connections.give_back(connection);
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Region {
         connection: &mut super::connection::Connection,
         load: &Load,
     ) -> Result<(LaneRecord, String), RegionError> {
-        let view = fence::watch(connection, Unit::lane(load.lane), &[]).await?;
+        let view = Watch { unit: Unit::lane(load.lane), producers: Vec::new() }.open(connection).await?;
         match view.record {
             Some(record) if record.state == State::Held(load.holder.clone()) && record.mark == load.held_mark => {
                 Ok((record, view.replication_id))

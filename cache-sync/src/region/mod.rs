@@ -9,6 +9,7 @@ mod commands;
 mod connection;
 mod export;
 mod fence;
+mod lanes;
 mod load;
 mod login;
 mod part;

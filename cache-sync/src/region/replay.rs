@@ -6,8 +6,9 @@
 
 use super::batch::{self, Batch, BatchData, Step, What};
 use super::chunk::{Progress, next_chunk};
-use super::connection::{CONNECTIONS, Session};
-use super::fence::{self, Fenced, Unit, View};
+use super::connection::Session;
+use super::fence::{Fenced, Unit, View, Watch};
+use super::lanes::{Ahead, Due, Replayed};
 use super::{Region, RegionError, cluster};
 use crate::event::{Event, EventRecord};
 use crate::lane::Lane;
@@ -15,7 +16,6 @@ use crate::lane_record::{LaneRecord, State};
 use crate::position::Position;
 use crate::protocol::{Behind, Counts, Follows, Outcome, Reason, Replay, ReplayAnswer};
 use crate::record::Heartbeat;
-use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,14 +66,9 @@ impl Region {
             self.quarantine_stray(record).await?;
             answer.counts.quarantined += 1;
         }
-        let lanes = futures::stream::iter(&batch.lanes)
-            .map(|(lane, steps)| async move { (*lane, self.replay_lane(*lane, steps, request).await) })
-            .buffer_unordered(CONNECTIONS)
-            .collect::<Vec<_>>()
-            .await;
         let (mut first_error, mut by_lane) = (None, BTreeMap::new());
-        for (lane, outcome) in lanes {
-            match outcome {
+        for (lane, replayed) in self.replay_lanes(batch, request).await {
+            match replayed {
                 Ok((outcome, counts)) => {
                     by_lane.insert(lane, Some(counts));
                     answer.lanes.insert(lane, outcome);
@@ -101,27 +96,19 @@ impl Region {
         self.quarantine(record, &position, &reason, &[]).await
     }
 
-    async fn replay_lane(
+    /// Replays one lane on a connection, which reads the next one's record where it can.
+    pub(super) async fn replay_lane(
         &self,
-        lane: Lane,
-        steps: &[Step<'_>],
+        session: &mut Session,
+        due: Due<'_, '_>,
         request: &Replay<'_>,
-    ) -> Result<(Outcome, Counts), RegionError> {
-        let missing = self.missing(steps).await?;
-        if !missing.is_empty() {
-            return Ok((Outcome::Missing { objects: missing }, Counts::default()));
+        ahead: &mut Ahead<'_, '_, '_>,
+    ) -> Replayed {
+        match self.replay_remembered(session, &due, request, ahead).await {
+            Err(RegionError::FenceLost { .. }) | Ok(None) => self.replay_read(session, due, request, ahead).await,
+            Ok(Some(replayed)) => Ok(replayed),
+            Err(error) => Err(error),
         }
-        let mut session = self.connections.session().await?;
-        let remembered = match self.replay_remembered(&session, lane, steps, request).await {
-            Err(RegionError::FenceLost { .. }) => None,
-            other => other?,
-        };
-        let replayed = match remembered {
-            Some(applied) => applied,
-            None => self.replay_read(&mut session, lane, steps, request).await?,
-        };
-        self.connections.give_back(session);
-        Ok(replayed)
     }
 
     /// Applies a lane's steps on a cluster without reading its records first, where this function wrote all of them
@@ -130,18 +117,19 @@ impl Region {
     async fn replay_remembered(
         &self,
         session: &Session,
-        lane: Lane,
-        steps: &[Step<'_>],
+        due: &Due<'_, '_>,
         request: &Replay<'_>,
+        ahead: &mut Ahead<'_, '_, '_>,
     ) -> Result<Option<(Outcome, Counts)>, RegionError> {
         let Session::Cluster(cluster) = session else { return Ok(None) };
+        let (lane, steps) = (due.lane, due.steps);
         if request.follows.contains_key(&lane) {
             return Ok(None);
         }
         let units = batch::by_unit(lane, self.settings.lanes, steps, true);
         let mut opened = Vec::with_capacity(units.len());
         for (unit, steps) in units {
-            let Some(view) = cluster.remembered(unit, &producers(&steps)) else { return Ok(None) };
+            let Some(view) = cluster.remembered(unit, &producers(steps.iter().copied())) else { return Ok(None) };
             if steps.last().is_none_or(|last| Some(&last.position) <= view.mark()) {
                 return Ok(None);
             }
@@ -151,16 +139,17 @@ impl Region {
             return Ok(None);
         }
         let mut session = Session::Cluster(cluster.clone());
-        self.apply(&mut session, opened, steps.last(), request, false).await.map(Some)
+        self.apply(&mut session, opened, steps.last(), request, ahead).await.map(Some)
     }
 
     async fn replay_read(
         &self,
         session: &mut Session,
-        lane: Lane,
-        steps: &[Step<'_>],
+        due: Due<'_, '_>,
         request: &Replay<'_>,
-    ) -> Result<(Outcome, Counts), RegionError> {
+        ahead: &mut Ahead<'_, '_, '_>,
+    ) -> Replayed {
+        let Due { lane, steps, view } = due;
         let is_cluster = matches!(session, Session::Cluster(_));
         let mut units = batch::by_unit(lane, self.settings.lanes, steps, is_cluster);
         let follows = request.follows.get(&lane);
@@ -170,11 +159,15 @@ impl Region {
                 units.entry(unit).or_default();
             }
         }
-        let opened = session.open(units).await?;
+        let opened = match view {
+            // Read ahead on a standalone Redis, where a lane is one unit.
+            Some(view) => units.into_iter().map(|(unit, steps)| Open { unit, view: view.clone(), steps }).collect(),
+            None => session.open(units).await?,
+        };
         if let Some(refused) = refusal(&opened, follows, request) {
             return Ok((self.refused(session, lane, refused, opened, request).await?, Counts::default()));
         }
-        self.apply(session, opened, steps.last(), request, follows.is_some()).await
+        self.apply(session, opened, steps.last(), request, ahead).await
     }
 
     /// What forward is told of a lane that was left alone. Of a lane that is behind it must know the oldest record, so
@@ -210,8 +203,9 @@ impl Region {
         opened: Vec<Open<'_, '_>>,
         last: Option<&Step<'_>>,
         request: &Replay<'_>,
-        is_feed: bool,
-    ) -> Result<(Outcome, Counts), RegionError> {
+        ahead: &mut Ahead<'_, '_, '_>,
+    ) -> Replayed {
+        let is_feed = opened.first().is_some_and(|open| request.follows.contains_key(&open.unit.lane));
         let fed: BTreeSet<Unit> =
             if is_feed { fed(&opened, request).into_iter().map(|open| open.unit).collect() } else { BTreeSet::new() };
         let mut counts = Counts::default();
@@ -221,7 +215,7 @@ impl Region {
             runs.push(self.begin(open, is_fed, request, &mut counts).await?);
         }
         while runs.iter().any(|run| run.is_due) {
-            self.apply_chunks(session, &mut runs, last, &mut counts).await?;
+            self.apply_chunks(session, &mut runs, last, &mut counts, ahead).await?;
         }
         if let Session::Cluster(cluster) = session {
             cluster.remember(runs.iter().filter_map(Run::view));
@@ -254,13 +248,15 @@ impl Region {
         Ok(Run { seen: record, replication_id, progress, is_fed, steps, done: 0, is_due })
     }
 
-    /// Applies the next chunk of every unit that is due.
+    /// Applies the next chunk of every unit that is due. On a standalone Redis, which has one unit a lane, the record
+    /// that is written next is read in the same call: this one again, or the next lane's.
     async fn apply_chunks(
         &self,
         session: &mut Session,
         runs: &mut [Run<'_, '_>],
         last: Option<&Step<'_>>,
         counts: &mut Counts,
+        ahead: &mut Ahead<'_, '_, '_>,
     ) -> Result<(), RegionError> {
         let mut due: Vec<&mut Run<'_, '_>> = runs.iter_mut().filter(|run| run.is_due).collect();
         let (mut transactions, mut sent) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
@@ -276,22 +272,48 @@ impl Region {
             transactions.push(Fenced { transaction: chunk.transaction, seen: run.seen.take() });
         }
         let begun_ms = self.clock.now_ms();
-        let executed = session.execute(transactions, due.iter().any(|run| run.is_due)).await?;
-        self.meter.chunk(self.clock.now_ms() - begun_ms);
-        for ((run, sent), (answers, view)) in due.into_iter().zip(sent).zip(executed) {
-            counts.add(self.settle(&sent, &answers).await?);
-            if view.is_some_and(|view| {
-                view.record.as_ref() != Some(&run.progress.record) || view.replication_id != run.replication_id
-            }) {
-                return Err(RegionError::FenceLost { lane: run.progress.unit.lane });
+        let again =
+            due.iter().find(|run| run.is_due).map(|run| Watch { unit: run.progress.unit, producers: Vec::new() });
+        let is_over = again.is_none();
+        let (mut executed, mut view) = (Vec::with_capacity(transactions.len()), None);
+        match session {
+            Session::Standalone(connection) => {
+                let watch = again.or_else(|| ahead.record());
+                for fenced in transactions {
+                    let (answers, read) = fenced.transaction.execute(connection, watch.as_ref()).await?;
+                    executed.push(answers);
+                    view = watch.as_ref().map(|watch| watch.view(read));
+                }
             }
+            Session::Cluster(connection) => executed = cluster::execute(connection, &transactions).await?,
+        }
+        self.meter.chunk(self.clock.now_ms() - begun_ms);
+        for ((run, sent), answers) in due.into_iter().zip(sent).zip(executed) {
+            counts.add(self.settle(&sent, &answers).await?);
             run.seen = Some(run.progress.record.clone());
+        }
+        match view {
+            // Where it cannot be read, its own lane says so.
+            Some(view) if is_over => ahead.found(view.ok()),
+            Some(view) => {
+                let view = view?;
+                runs.iter().try_for_each(|run| run.expect(&view))?;
+            }
+            None => {}
         }
         Ok(())
     }
 }
 
 impl Run<'_, '_> {
+    /// Makes sure that the record is as this run wrote it, on the same server.
+    fn expect(&self, view: &View) -> Result<(), RegionError> {
+        if view.record == self.seen && view.replication_id == self.replication_id {
+            return Ok(());
+        }
+        Err(RegionError::FenceLost { lane: self.progress.unit.lane })
+    }
+
     /// The record as this run left it, where it wrote it.
     fn view(&self) -> Option<(Unit, View)> {
         let view = View {
@@ -329,13 +351,13 @@ impl Session {
         match self {
             Session::Standalone(connection) => {
                 for (unit, steps) in units {
-                    let view = fence::watch(connection, unit, &producers(&steps)).await?;
+                    let view = Watch { unit, producers: producers(steps.iter().copied()) }.open(connection).await?;
                     opened.push(Open { unit, view, steps });
                 }
             }
             Session::Cluster(connection) => {
                 let wanted: Vec<(Unit, Vec<&str>)> =
-                    units.iter().map(|(unit, steps)| (*unit, producers(steps))).collect();
+                    units.iter().map(|(unit, steps)| (*unit, producers(steps.iter().copied()))).collect();
                 let views = cluster::read(connection, &wanted).await?;
                 drop(wanted);
                 opened.extend(units.into_iter().zip(views).map(|((unit, steps), view)| Open { unit, view, steps }));
@@ -343,34 +365,12 @@ impl Session {
         }
         Ok(opened)
     }
-
-    /// Executes transactions, each under its own fence; on a standalone Redis, which has one unit a lane, `watch_next`
-    /// reads its record again for the next one.
-    async fn execute(
-        &mut self,
-        transactions: Vec<Fenced>,
-        watch_next: bool,
-    ) -> Result<Vec<(Vec<redis::Value>, Option<View>)>, RegionError> {
-        match self {
-            Session::Standalone(connection) => {
-                let mut executed = Vec::with_capacity(transactions.len());
-                for fenced in transactions {
-                    executed.push(fenced.transaction.execute(connection, watch_next).await?);
-                }
-                Ok(executed)
-            }
-            Session::Cluster(connection) => {
-                let executed = cluster::execute(connection, &transactions).await?;
-                Ok(executed.into_iter().map(|answers| (answers, None)).collect())
-            }
-        }
-    }
 }
 
 /// The producers that steps speak of.
-fn producers<'s>(steps: &[&'s Step<'_>]) -> Vec<&'s str> {
+pub(super) fn producers<'s, 'a: 's>(steps: impl IntoIterator<Item = &'s Step<'a>>) -> Vec<&'s str> {
     let producers: BTreeSet<&str> =
-        steps.iter().filter_map(|step| step.producer()).map(|producer| producer.id.as_ref()).collect();
+        steps.into_iter().filter_map(|step| step.producer()).map(|producer| producer.id.as_ref()).collect();
     producers.into_iter().collect()
 }
 

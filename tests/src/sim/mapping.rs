@@ -203,7 +203,7 @@ async fn forward(
     let outcome = match outcome {
         Ok(instance) => {
             instance.in_hand.store(last, Ordering::Relaxed);
-            let passed = instance.forward.pass_on(&event, &deadline).await;
+            let passed = instance.forward.pass_on(event.as_ref().into(), &deadline).await;
             warm.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
             match passed {
                 Ok(_) => Ended::Passed,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 mod contract;
+mod forward;
 
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
@@ -304,6 +305,7 @@ async fn a_lane_that_does_not_prove_what_it_follows_is_left_alone() {
     };
     assert_eq!(behind(&world.ask(&with("stream", json!("other@1"))).await), "other_stream");
     assert_eq!(behind(&world.ask(&with("generation", json!(2))).await), "new_generation");
+    assert_eq!(behind(&world.ask(&with("oldest_ms", json!(Clock::system().now_ms()))).await), "retention");
     let old = world.ask(&with("generation", json!(0))).await;
     assert_eq!(old["lanes"][&name]["old_generation"]["generation"], 1, "{old}");
 
@@ -338,6 +340,39 @@ async fn commands_that_arrive_late_never_overwrite_newer_ones() {
     let error = late.unwrap_err().to_string();
     assert!(error.contains("written by somebody else"), "{error}");
     assert_eq!(world.get("k").await.as_deref(), Some("new"));
+}
+
+/// The fourth lane of three connections: its record is read behind the last write of another lane.
+#[tokio::test]
+async fn a_lane_whose_record_was_read_ahead_is_fenced_like_any() {
+    let cloud = cloud();
+    let mut world = World::start(&cloud, HUB, "*").await;
+    let mut stream = new_stream();
+    world.begin(&mut stream).await;
+    let mut keys = vec![String::new(); usize::from(LANES)];
+    for number in 0..100 {
+        keys[usize::from(lanes().of_key(format!("k{number}").as_bytes()).0)] = format!("k{number}");
+    }
+    let (last, before) = keys.split_last().unwrap();
+    let mut batch: Vec<Record> = before.iter().map(|key| stream.command(lanes(), &["SET", key, "1"])).collect();
+    batch.push(stream.command(lanes(), &["SET", last, "read-ahead"]));
+    let newer = [stream.command(lanes(), &["SET", last, "newer"])];
+    let proxy = StallingProxy::start(world.redis.port(), "read-ahead").await.unwrap();
+    let late = region(HUB, &world.bucket, "*", proxy.redis_url(), &world.clients);
+    let request = batch::replay(&batch).to_string();
+    let successors = async {
+        proxy.until_stalled().await;
+        world.ask(&batch::replay(&batch)).await;
+        world.ask(&batch::replay(&newer)).await;
+        proxy.let_go();
+    };
+    let (late, ()) = tokio::join!(late.answer(&request), successors);
+    let error = late.unwrap_err().to_string();
+    assert!(error.contains("written by somebody else"), "{error}");
+    assert_eq!(world.get(last).await.as_deref(), Some("newer"));
+    for key in before {
+        assert_eq!(world.get(key).await.as_deref(), Some("1"));
+    }
 }
 
 #[tokio::test]
