@@ -11,8 +11,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Names of the fixed fields, in the order in which [`LaneRecord::from_fields`] reads them.
-pub const FIELDS: [&str; 8] =
-    ["mark", "shard", "arrival_ms", "stream", "generation", "replication_id", "state", "heartbeat"];
+pub const FIELDS: [&str; 9] =
+    ["mark", "shard", "arrival_ms", "stream", "generation", "replication_id", "state", "heartbeat", "verify"];
 
 /// How long a producer's last seq is remembered after its last record, in milliseconds by arrival time.
 pub const PRODUCER_MEMORY_MS: i64 = 24 * 3_600_000;
@@ -125,6 +125,9 @@ pub struct LaneRecord {
     pub state: State,
     /// Number of the last heartbeat.
     pub heartbeat: Option<u64>,
+    /// Position of the first refused change of which no key could be told, since the lane was loaded: what it was meant
+    /// for may hold an old value, so the lane is to be verified.
+    pub verify: Option<Position>,
 }
 
 impl LaneRecord {
@@ -140,6 +143,7 @@ impl LaneRecord {
             replication_id: None,
             state: State::Feeding,
             heartbeat: None,
+            verify: None,
         }
     }
 
@@ -159,6 +163,7 @@ impl LaneRecord {
             replication_id: field(5),
             state: state.parse()?,
             heartbeat: parse("heartbeat", field(7))?,
+            verify: parse("verify", field(8))?,
         }))
     }
 
@@ -174,6 +179,7 @@ impl LaneRecord {
             self.replication_id.clone(),
             Some(self.state.to_string()),
             self.heartbeat.map(|number| number.to_string()),
+            self.verify.as_ref().map(ToString::to_string),
         ];
         let fields = FIELDS.iter().zip(values);
         fields.filter_map(|(name, value)| value.map(|value| (*name, value))).collect()
@@ -200,15 +206,25 @@ pub fn from_hash(hash: &BTreeMap<String, String>) -> Result<Option<(LaneRecord, 
     Ok(Some((record, producers)))
 }
 
+/// Producers that a lane forgets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Their IDs.
+    pub producers: Vec<String>,
+    /// How many of them go before their time, because the lane has too many: a late retry of theirs would be applied.
+    pub crowded_out: usize,
+}
+
 /// Which producers to forget at `arrival_ms`: those silent for longer than [`PRODUCER_MEMORY_MS`], and the oldest
 /// beyond [`PRODUCERS_MAX`]. Arrival times decide, never a wall clock, so that every region forgets alike.
 #[must_use]
-pub fn to_forget(producers: &Producers, arrival_ms: i64) -> Vec<String> {
+pub fn to_forget(producers: &Producers, arrival_ms: i64) -> Forgotten {
     let mut by_age: Vec<(&String, i64)> = producers.iter().map(|(id, last)| (id, last.arrival_ms)).collect();
     by_age.sort_by_key(|(_, arrival)| *arrival);
     let surplus = by_age.len().saturating_sub(PRODUCERS_MAX);
-    let old = |index: usize, arrival: i64| index < surplus || arrival < arrival_ms - PRODUCER_MEMORY_MS;
-    by_age.iter().enumerate().filter(|(i, (_, at))| old(*i, *at)).map(|(_, (id, _))| (*id).clone()).collect()
+    let silent = by_age.partition_point(|(_, arrival)| *arrival < arrival_ms - PRODUCER_MEMORY_MS);
+    let producers = by_age.iter().take(surplus.max(silent)).map(|(id, _)| (*id).clone()).collect();
+    Forgotten { producers, crowded_out: surplus.saturating_sub(silent) }
 }
 
 #[cfg(test)]
@@ -218,7 +234,7 @@ mod tests {
 
     #[test]
     fn no_state_means_no_record() {
-        assert_eq!(LaneRecord::from_fields(&[const { None }; 8]).unwrap(), None);
+        assert_eq!(LaneRecord::from_fields(&[const { None }; 9]).unwrap(), None);
     }
 
     #[test]
@@ -231,10 +247,15 @@ mod tests {
     fn silent_producers_and_the_oldest_beyond_the_bound_are_forgotten() {
         let last = |arrival_ms| LastSeq { seq: 1, arrival_ms };
         let mut producers = Producers::from([("old".into(), last(0)), ("new".into(), last(PRODUCER_MEMORY_MS))]);
-        assert_eq!(to_forget(&producers, PRODUCER_MEMORY_MS), Vec::<String>::new());
-        assert_eq!(to_forget(&producers, PRODUCER_MEMORY_MS + 1), ["old"]);
-        producers = (0..=PRODUCERS_MAX).map(|n| (n.to_string(), last(n as i64))).collect();
-        assert_eq!(to_forget(&producers, 0), ["0"]);
+        let forgotten = |producers: &[&str], crowded_out| Forgotten {
+            producers: producers.iter().map(|id| (*id).to_owned()).collect(),
+            crowded_out,
+        };
+        assert_eq!(to_forget(&producers, PRODUCER_MEMORY_MS), forgotten(&[], 0));
+        assert_eq!(to_forget(&producers, PRODUCER_MEMORY_MS + 1), forgotten(&["old"], 0));
+        producers = (0..PRODUCERS_MAX + 2).map(|n| (n.to_string(), last(n as i64))).collect();
+        assert_eq!(to_forget(&producers, 0), forgotten(&["0", "1"], 2));
+        assert_eq!(to_forget(&producers, PRODUCER_MEMORY_MS + 1), forgotten(&["0", "1"], 1));
     }
 
     proptest! {
@@ -256,6 +277,7 @@ mod tests {
                 replication_id: None,
                 state: holder.map_or(State::Feeding, State::Held),
                 heartbeat,
+                verify: mark.map(|(sequence, index)| format!("{sequence}:{index}").parse().unwrap()),
             };
             let last = LastSeq { seq, arrival_ms: 5 };
             let fields = record.to_fields().into_iter().map(|(name, value)| (name.to_owned(), value));

@@ -133,6 +133,9 @@ pub struct Counts {
     pub quarantined: u64,
     /// Collection commands or renewals that found no key.
     pub missed: u64,
+    /// Producers that a lane forgot before their time, because it has too many.
+    #[serde(default)]
+    pub crowded_out: u64,
     /// Longest time from a change's arrival at the stream until it was applied, in milliseconds.
     pub lag_ms_max: i64,
 }
@@ -146,6 +149,7 @@ impl Counts {
         self.coalesced += other.coalesced;
         self.quarantined += other.quarantined;
         self.missed += other.missed;
+        self.crowded_out += other.crowded_out;
         self.lag_ms_max = self.lag_ms_max.max(other.lag_ms_max);
     }
 }

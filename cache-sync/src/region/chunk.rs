@@ -8,7 +8,7 @@ use super::{Region, RegionError, cluster};
 use crate::change::{Body, Change, Command, Producer, Refused};
 use crate::keys;
 use crate::lane::Lane;
-use crate::lane_record::{LaneRecord, LastSeq, Producers, from_hash, to_forget};
+use crate::lane_record::{Forgotten, LaneRecord, LastSeq, Producers, from_hash, to_forget};
 use crate::protocol::Counts;
 use crate::record::Heartbeat;
 use std::collections::{BTreeMap, HashSet};
@@ -72,6 +72,11 @@ impl Region {
                 beat = Some((number, step.arrival_ms));
             }
         }
+        let untold =
+            steps.iter().zip(&plans).find(|(_, plan)| matches!(plan, Plan::Refuse(refused) if refused.keys.is_empty()));
+        if let (None, Some((step, _))) = (&progress.record.verify, untold) {
+            progress.record.verify = Some(step.position.clone());
+        }
         if let Some(upto) = upto {
             progress.record.mark = Some(upto.position.clone());
             progress.record.shard = Some(upto.record.shard().to_owned());
@@ -99,7 +104,7 @@ impl Region {
         if let Some((number, arrival_ms)) = beat
             && unit.slot.is_none_or(|slot| number % FORGET_EVERY == u64::from(slot) % FORGET_EVERY)
         {
-            forget_producers(session, &mut chunk.transaction, arrival_ms).await?;
+            chunk.counts.crowded_out += forget_producers(session, &mut chunk.transaction, arrival_ms).await?;
         }
         Ok(chunk)
     }
@@ -301,19 +306,20 @@ pub(super) fn write_record(
     }
 }
 
-/// Lets go of producers that have been silent too long; looked at once a heartbeat, not once a chunk.
+/// Lets go of producers that have been silent too long, or are too many; looked at once a heartbeat, not once a chunk.
+/// Returns how many go before their time.
 async fn forget_producers(
     session: &mut Session,
     transaction: &mut Transaction,
     arrival_ms: i64,
-) -> Result<(), RegionError> {
+) -> Result<u64, RegionError> {
     let (key, lane) = (transaction.unit.record_key(), transaction.unit.lane);
     let mut read = redis::cmd("HGETALL");
     read.arg(&key);
     let hash: BTreeMap<String, String> = session.ask(&read).await?;
     let read = from_hash(&hash).map_err(|source| RegionError::LaneRecord { lane, source })?;
-    let Some((_, producers)) = read else { return Ok(()) };
-    let forgotten = to_forget(&producers, arrival_ms);
+    let Some((_, producers)) = read else { return Ok(0) };
+    let Forgotten { producers: forgotten, crowded_out } = to_forget(&producers, arrival_ms);
     if !forgotten.is_empty() {
         let mut forget = redis::cmd("HDEL");
         forget.arg(&key);
@@ -321,7 +327,7 @@ async fn forget_producers(
             forget.arg(keys::producer_field(producer));
         }
         transaction.add(forget);
-        tracing::info!(%lane, forgotten = forgotten.len(), "producers forgotten");
+        tracing::info!(%lane, forgotten = forgotten.len(), crowded_out, "producers forgotten");
     }
-    Ok(())
+    Ok(crowded_out as u64)
 }

@@ -236,6 +236,8 @@ impl Region {
             replication_id: load.trusted.then_some(replication_id),
             state: if load.trusted { State::Ready } else { State::Feeding },
             heartbeat: folded.heartbeat.max(old.heartbeat),
+            // It is what its source is now, whatever was doubtful of it before.
+            verify: None,
         };
         let key = keys::lane_record(load.lane);
         let mut transaction = Transaction::new(Unit::lane(load.lane));

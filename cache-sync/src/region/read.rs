@@ -114,6 +114,7 @@ fn oldest(records: impl Iterator<Item = Option<LaneRecord>>) -> Option<LaneRecor
     let known = || records.iter().flatten();
     let mut record = known().min_by(|a, b| a.mark.cmp(&b.mark))?.clone();
     record.heartbeat = known().map(|record| record.heartbeat).min().flatten();
+    record.verify = known().filter_map(|record| record.verify.clone()).min();
     if let Some(other) = known().find(|record| record.state != State::Ready) {
         record.state = other.state.clone();
     }

@@ -55,6 +55,7 @@ impl Region {
             Metric::count("changes_coalesced", total.coalesced),
             Metric::count("changes_quarantined", total.quarantined),
             Metric::count("changes_missed", total.missed),
+            Metric::count("producers_crowded_out", total.crowded_out),
             Metric::count("lanes_failed", failed as u64),
             Metric::samples("lag_ms", Unit::Milliseconds, lags.iter().map(|(_, lag)| *lag as f64).collect()),
             Metric::samples("chunk_ms", Unit::Milliseconds, chunk_ms),

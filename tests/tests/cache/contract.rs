@@ -308,6 +308,11 @@ async fn one_bad_change_costs_one_key(place: &Place) {
         ["1", "2", "", "", "before", "before"],
         "refused and another type cost the key; foreign ones stay"
     );
+    // Of the record that is no JSON nobody knows which key it was for; of the others that is known.
+    let status = place.ask(&json!({"status": {}})).await;
+    let verify: Vec<&Value> = lanes().all().map(|lane| &status["lanes"][lane.to_string()]["verify"]).collect();
+    let position = json!(format!("{}:0", records[6].sequence));
+    assert_eq!(verify, [&position, &Value::Null, &Value::Null, &Value::Null], "{status}");
 }
 
 /// What a key without expiry says of it.

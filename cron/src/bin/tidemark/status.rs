@@ -74,6 +74,8 @@ struct LaneView {
     heartbeat: Option<u64>,
     lag_ms: Option<i64>,
     heartbeat_age_ms: Option<i64>,
+    /// The first change since a resync of which no key could be told; the lane is to be verified.
+    verify: Option<Position>,
 }
 
 pub(crate) async fn run(arguments: &StatusArguments) -> anyhow::Result<ExitCode> {
@@ -171,6 +173,7 @@ fn lane_view(
             heartbeat: None,
             lag_ms: None,
             heartbeat_age_ms: None,
+            verify: None,
         };
     };
     let lag_ms = tip.and_then(|(tip, tip_arrival_ms)| {
@@ -191,6 +194,7 @@ fn lane_view(
         heartbeat: record.heartbeat,
         lag_ms,
         heartbeat_age_ms: age_ms,
+        verify: record.verify.clone(),
     }
 }
 
@@ -218,10 +222,11 @@ fn show(out: &mut impl Write, overview: &Overview, arguments: &StatusArguments) 
     }
     let mut lanes = Table::new();
     lanes.load_style(presets::UTF8_FULL_CONDENSED);
-    lanes.set_header(["region", "lane", "state", "lag", "heartbeat", "number", "mark"]);
+    lanes.set_header(["region", "lane", "state", "lag", "heartbeat", "number", "mark", "to verify"]);
     for region in &overview.regions {
         for (lane, view) in &region.lanes {
-            if !arguments.lanes && view.healthy && view.lag_ms.unwrap_or(0) <= LAG_SHOWN_MS {
+            let is_well = view.healthy && view.lag_ms.unwrap_or(0) <= LAG_SHOWN_MS && view.verify.is_none();
+            if !arguments.lanes && is_well {
                 continue;
             }
             lanes.add_row([
@@ -232,6 +237,7 @@ fn show(out: &mut impl Write, overview: &Overview, arguments: &StatusArguments) 
                 good(Cell::new(shown_ms(view.heartbeat_age_ms)), view.healthy),
                 Cell::new(view.heartbeat.map_or_else(|| "none".to_owned(), |number| format!("#{number}"))),
                 Cell::new(view.mark.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
+                Cell::new(view.verify.as_ref().map_or_else(String::new, |position| format!("since {position}"))),
             ]);
         }
     }
@@ -246,14 +252,16 @@ fn good(cell: Cell, is_good: bool) -> Cell {
     cell.fg(if is_good { Color::Green } else { Color::Red })
 }
 
-/// `64 ready`, `60 ready, 4 feeding`.
+/// `64 ready`, `60 ready, 4 feeding`, `64 ready, 1 to verify`.
 fn states(region: &RegionView) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for lane in region.lanes.values() {
         let state = lane.state.split(':').next().unwrap_or_default();
         *counts.entry(state).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let verify = region.lanes.values().filter(|lane| lane.verify.is_some()).count();
+    let counts = counts.into_iter().chain((verify > 0).then_some(("to verify", verify)));
+    let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
     counts.join(", ")
 }
 
@@ -310,5 +318,17 @@ mod tests {
         bare[0].status.as_mut().unwrap().lanes.clear();
         let seen = overview(bare, None, NOW_MS, 180_000);
         assert_eq!((seen.healthy, states(&seen.regions[0])), (false, "1 no record".to_owned()));
+    }
+
+    #[test]
+    fn a_lane_with_a_change_of_which_no_key_could_be_told_is_shown() {
+        let mut regions = vec![region("far", 4, 0, 7, State::Ready)];
+        regions[0].status.as_mut().unwrap().lanes.get_mut(&Lane(0)).unwrap().verify = "3:0".parse().ok();
+        let seen = overview(regions, None, NOW_MS, 180_000);
+        assert_eq!(states(&seen.regions[0]), "1 ready, 1 to verify");
+        let mut shown = Vec::new();
+        let arguments = StatusArguments { lanes: false, json: false, watch: None, max_heartbeat_age: Duration::ZERO };
+        show(&mut shown, &seen, &arguments).unwrap();
+        assert!(String::from_utf8(shown).unwrap().contains("since 3:0"));
     }
 }
