@@ -8,6 +8,8 @@ use tidemark_tests::sim::{Bench, Variant};
 
 /// Seeds of the sound protocol in every run; `make simulate` runs more.
 const SEEDS: u64 = 300;
+/// Seeds that are run twice.
+const REPLAYED: u64 = 20;
 /// Worlds at once.
 const BENCHES: usize = 2;
 /// A known-bad variant must be caught within so many seeds.
@@ -30,6 +32,18 @@ fn every_region_equals_the_reference_model_whatever_happens() {
         let workers: Vec<_> = (0..BENCHES).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
+}
+
+/// So that a failure can be looked at again.
+#[test]
+fn a_seed_runs_the_same_way_again() {
+    let bench = Bench::start().unwrap();
+    for seed in 0..REPLAYED {
+        let [first, again] = [(); 2].map(|()| bench.run(seed, Variant::Sound).unwrap().trace);
+        let differs = first.iter().zip(&again).position(|(one, other)| one != other);
+        let lines = differs.map(|at| (at, &first[at.saturating_sub(3)..=at], &again[at]));
+        assert!(lines.is_none() && first.len() == again.len(), "seed {seed} ran in another way: {lines:#?}");
+    }
 }
 
 fn assert_caught(variant: Variant) {
@@ -72,6 +86,16 @@ fn missing_heartbeats_are_caught() {
 #[test]
 fn a_feed_that_rereads_the_mark_is_caught() {
     assert_caught(Variant::FeedRereadsMark);
+}
+
+#[test]
+fn a_producer_id_that_outlives_its_process_is_caught() {
+    assert_caught(Variant::ProducerIdReused);
+}
+
+#[test]
+fn a_change_sent_before_its_value_is_on_s3_is_caught() {
+    assert_caught(Variant::ChangeBeforeValue);
 }
 
 /// Too rare for random seeds, so the schedule is written down.

@@ -100,18 +100,37 @@ impl RedisServer {
     /// # Errors
     /// As [`RedisServer::start_on`]; the error of a missing server says what brings it.
     pub fn start_as(flavour: Flavour, port: &Port, arguments: &[&str]) -> Result<Self, LocalError> {
+        Self::start_in(flavour, port, arguments, &[])
+    }
+
+    /// As [`RedisServer::start_as`], with variables added to the server's environment.
+    ///
+    /// # Errors
+    /// As [`RedisServer::start_as`].
+    pub fn start_in(
+        flavour: Flavour,
+        port: &Port,
+        arguments: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Result<Self, LocalError> {
         let program = flavour.program()?;
         let mut attempts_left = port.attempts_max();
         loop {
             attempts_left -= 1;
-            match Self::start_once(flavour, &program, port.pick(flavour.server())?, arguments) {
+            match Self::start_once(flavour, &program, port.pick(flavour.server())?, arguments, environment) {
                 Err(LocalError::NotReady { .. }) if attempts_left > 0 => {}
                 result => return result,
             }
         }
     }
 
-    fn start_once(flavour: Flavour, program: &Path, port: u16, arguments: &[&str]) -> Result<Self, LocalError> {
+    fn start_once(
+        flavour: Flavour,
+        program: &Path,
+        port: u16,
+        arguments: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Result<Self, LocalError> {
         let directory = TempDir::with_prefix("tidemark-redis-")
             .map_err(LocalError::io("make a directory", std::env::temp_dir()))?;
         let mut command = in_directory(program, directory.path());
@@ -121,7 +140,7 @@ impl RedisServer {
             command.args(["--port", &port.to_string()]);
             None
         };
-        command.args(arguments);
+        command.args(arguments).envs(environment.iter().copied());
         let log = directory.path().join(LOG);
         redirect(&mut command, &log)?;
         let mut process = ProcessGroup::spawn(command).map_err(LocalError::io("start", program))?;

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 /// Rounds of the runtime without anything new after which everybody is taken to be waiting.
 const QUIET_ROUNDS: u32 = 8;
 /// A Redis on this machine that says nothing for so long is broken.
-const REDIS_SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const REDIS_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Over what a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ struct State {
     owed: usize,
     waiting: BTreeMap<u64, (Waiting, oneshot::Sender<Fate>)>,
     invocations: Vec<(String, AbortHandle)>,
+    /// Whether something may be under way on the thread for what blocks.
+    blocks: bool,
 }
 
 impl Calls {
@@ -122,6 +124,11 @@ impl Calls {
         Owes(self)
     }
 
+    /// Something may go on, on the thread for what blocks: the hash of a large value.
+    pub(super) fn block(&self) {
+        self.state().blocks = true;
+    }
+
     /// Remembers an invocation that the schedule may kill.
     pub(super) fn add_invocation(&self, what: String, kill: AbortHandle) {
         let mut state = self.state();
@@ -153,6 +160,12 @@ impl Calls {
             quiet = if progress == last { quiet + 1 } else { 0 };
             last = progress;
             tokio::task::yield_now().await;
+            let blocks = quiet == QUIET_ROUNDS && std::mem::take(&mut self.state().blocks);
+            if blocks {
+                // There is one such thread, so this is done when everything before it is.
+                tokio::task::spawn_blocking(|| ()).await.ok();
+                quiet = 0;
+            }
         }
     }
 }

@@ -1,30 +1,29 @@
 //! Random changes: every command of the contract on keys of every type, expiries far ahead, in the past and, in some
 //! worlds, near; now and then one that meets another type or is refused.
 
+use super::time::START_MS;
 use crate::random::{self, Random};
 use serde_json::{Value, json};
 use tidemark_cache_sync::lane::{Lane, Lanes};
 
 /// Keys in a world.
 const KEYS: u64 = 30;
-/// Far ahead: later than any world lasts, by any of its clocks.
+/// Far ahead: later than any world lasts.
 const FAR_MS: i64 = 60 * 24 * 3_600_000;
-/// Near: while a world runs, by the machine's clock.
-const NEAR_MS: u64 = 120;
+/// Near: while a world runs.
+pub(super) const NEAR_MS: u64 = 3_000;
 
 /// Draws changes.
 #[derive(Clone, Debug)]
 pub(super) struct Changes {
     keys: Vec<(Lane, String)>,
     values: u64,
-    /// When the world began, in milliseconds since the epoch.
-    start_ms: i64,
     /// Whether some keys expire while the world runs.
     near: bool,
 }
 
 impl Changes {
-    pub(super) fn new(lanes: Lanes, start_ms: i64, near: bool) -> Self {
+    pub(super) fn new(lanes: Lanes, near: bool) -> Self {
         let name = |number: u64| match number % 6 {
             0 => format!("string:{number}"),
             1 => format!("hash:{number}"),
@@ -34,7 +33,7 @@ impl Changes {
             _ => format!("any:{number}"),
         };
         let keys = (0..KEYS).map(name).map(|key| (lanes.of_key(key.as_bytes()), key)).collect();
-        Self { keys, values: 0, start_ms, near }
+        Self { keys, values: 0, near }
     }
 
     /// A key of `lane`, or of any.
@@ -61,7 +60,7 @@ impl Changes {
     }
 
     /// A value that no other change has.
-    fn value(&mut self) -> String {
+    pub(super) fn value(&mut self) -> String {
         self.values += 1;
         format!("value-{}", self.values)
     }
@@ -71,11 +70,11 @@ impl Changes {
     }
 
     /// An absolute expiry.
-    fn expires_at(&self, random: &mut Random, now_ms: i64) -> i64 {
+    pub(super) fn expires_at(&self, random: &mut Random, now_ms: i64) -> i64 {
         match random.below(4) {
-            0 => self.start_ms - 3_600_000 - random.below(1_000_000).cast_signed(),
+            0 => START_MS - 3_600_000 - random.below(1_000_000).cast_signed(),
             1 | 2 if self.near => now_ms + random.below(NEAR_MS).cast_signed(),
-            _ => self.start_ms + Self::far_ms(random),
+            _ => START_MS + Self::far_ms(random),
         }
     }
 
@@ -89,7 +88,7 @@ impl Changes {
             0 => json!([["PERSIST", key]]),
             1 => json!([["PEXPIRE", key, self.expires_in(random).to_string()]]),
             2 => json!([["EXPIRE", key, (Self::far_ms(random) / 1_000).to_string()]]),
-            3 => json!([["EXPIREAT", key, ((self.start_ms + Self::far_ms(random)) / 1_000).to_string()]]),
+            3 => json!([["EXPIREAT", key, ((START_MS + Self::far_ms(random)) / 1_000).to_string()]]),
             _ => json!([["PEXPIREAT", key, self.expires_at(random, now_ms).to_string()]]),
         }
     }
@@ -100,10 +99,12 @@ impl Changes {
             0..=4 => json!([["SET", key, value]]),
             5 => json!([["SET", key, value, "PX", self.expires_in(random).to_string()]]),
             6 => json!([["SET", key, value, "PXAT", self.expires_at(random, now_ms).to_string()]]),
-            7 => match random.below(4) {
+            7 => match random.below(6) {
                 0 => json!([["SETEX", key, (Self::far_ms(random) / 1_000).to_string(), value]]),
                 1 => json!([["PSETEX", key, self.expires_in(random).to_string(), value]]),
                 2 => json!([["SET", key, value, "EX", (Self::far_ms(random) / 1_000).to_string()]]),
+                3 => json!([["SET", key, value, "EXAT", ((START_MS + Self::far_ms(random)) / 1_000).to_string()]]),
+                4 => json!([["set", key, value, "px", self.expires_in(random).to_string()]]),
                 _ => {
                     json!([["SET", key, {"b64": base64_simd::STANDARD.encode_to_string([0xff, 0, value.len() as u8])}]])
                 }
@@ -153,7 +154,8 @@ impl Changes {
     }
 
     fn list(&mut self, random: &mut Random, key: &str, now_ms: i64) -> Value {
-        match random.below(4) {
+        match random.below(5) {
+            4 => json!([["UNLINK", key], ["LPUSH", key, self.value(), Self::member(random)]]),
             0 | 1 => json!([["DEL", key], ["RPUSH", key, self.value(), Self::member(random)], ["LPUSH", key, "first"]]),
             2 => json!([["DEL", key]]),
             _ => self.renewal(random, key, now_ms),
@@ -162,16 +164,47 @@ impl Changes {
 
     /// Any command on any type.
     fn mixed(&mut self, random: &mut Random, key: &str) -> Value {
-        random::commands(random, key, self.start_ms)
+        random::commands(random, key, START_MS)
     }
 
     /// A change that the contract refuses.
     pub(super) fn refused(random: &mut Random, key: &str) -> Value {
-        match random.below(4) {
+        match random.below(8) {
             0 => json!([["INCR", key]]),
+            4 => json!([["SET", key, "x", "KEEPTTL"]]),
+            5 => json!([["ZADD", key, "NX", "1", "m"]]),
+            6 => json!([["PEXPIRE", key, "60000", "GT"]]),
+            7 => json!([["GETDEL", key]]),
             1 => json!([["RPUSH", key, "alone"]]),
             2 => json!([["SETNX", key, "x"]]),
             _ => json!([["SET", key, "x"], ["HINCRBY", key, "f", "1"]]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::reference::ALLOWED;
+    use std::collections::BTreeSet;
+
+    const CONTRACT: &str = include_str!("../../../cache-sync/CONTRACT.md");
+
+    #[test]
+    fn every_command_that_the_contract_allows_is_drawn() {
+        let (_, table) = CONTRACT.split_once("### Allowed commands").unwrap();
+        let cells = table.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+        let cells = cells.take_while(|line| line.starts_with('|')).map(|line| line.split('|').nth(1).unwrap());
+        let allowed: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert_eq!(allowed, BTreeSet::from(ALLOWED));
+
+        let (mut random, mut changes) = (Random::new(1), Changes::new(Lanes::new(4).unwrap(), true));
+        let mut drawn = BTreeSet::new();
+        for _ in 0..5_000 {
+            let (_, key) = changes.key(&mut random, None).unwrap();
+            let commands = changes.commands(&mut random, &key, START_MS);
+            drawn.extend(commands.iter().map(|command| command[0].as_str().unwrap().to_ascii_uppercase()));
+        }
+        assert_eq!(drawn.iter().map(String::as_str).collect::<BTreeSet<&str>>(), allowed);
     }
 }

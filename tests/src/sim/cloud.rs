@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::http::StatusCode;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Tries of one invocation by the SDK, as in production.
 const INVOKE_ATTEMPTS_MAX: u32 = 3;
 
-/// Objects by bucket and key.
-pub(super) type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+/// Objects by `/bucket/key`: content, and when it was written.
+pub(super) type Objects = Arc<Mutex<BTreeMap<String, (Vec<u8>, i64)>>>;
 
 /// What the services stand on.
 #[derive(Clone)]
@@ -37,8 +37,10 @@ pub(super) struct Cloud {
     pub(super) time: WorldTime,
     pub(super) stream: Arc<Mutex<Stream>>,
     pub(super) objects: Objects,
-    /// Names the SDK's retry budget, which it keeps for the process: no seed may spend another's.
-    pub(super) world: String,
+    /// Names the SDK's retry budget, which it keeps for the process: no world may spend another's.
+    world: String,
+    /// Processes that were killed, and the callers in them, who are never told anything.
+    dead: Arc<Mutex<(BTreeSet<Owner>, Vec<Tell>)>>,
     /// Calls that were begun, also by tasks that run elsewhere than this world's.
     handlers: mpsc::UnboundedSender<(Way, HttpRequest, Tell)>,
 }
@@ -53,7 +55,8 @@ enum Service {
     /// Known-bad: the stream seems to end here.
     Reader(Tip),
     Lambda(Arc<SimRegion>),
-    Storage,
+    /// S3, for a publisher or for a function.
+    Storage(Option<Owner>),
 }
 
 #[derive(Clone)]
@@ -70,8 +73,10 @@ struct Answer {
 }
 
 impl Cloud {
-    /// A cloud around `stream`; `world` names the SDK's retry budget.
-    pub(super) fn new(calls: &Calls, time: &WorldTime, stream: Stream, world: String) -> Self {
+    /// A cloud around `stream`.
+    pub(super) fn new(calls: &Calls, time: &WorldTime, stream: Stream, objects: Objects) -> Self {
+        static WORLDS: AtomicU64 = AtomicU64::new(0);
+        let world = format!("world {}", WORLDS.fetch_add(1, Ordering::Relaxed));
         let (handlers, mut begun) = mpsc::unbounded_channel::<(Way, HttpRequest, Tell)>();
         tokio::task::spawn_local(async move {
             while let Some((way, request, tell)) = begun.recv().await {
@@ -79,7 +84,7 @@ impl Cloud {
             }
         });
         let stream = Arc::new(Mutex::new(stream));
-        Self { calls: calls.clone(), time: time.clone(), stream, objects: Objects::default(), world, handlers }
+        Self { calls: calls.clone(), time: time.clone(), stream, objects, world, dead: Arc::default(), handlers }
     }
 
     /// A Kinesis client that stores as `owner`.
@@ -100,9 +105,14 @@ impl Cloud {
         aws_sdk_lambda::Client::from_conf(config.build())
     }
 
-    /// An S3 client.
-    pub(super) fn storage(&self) -> aws_sdk_s3::Client {
-        tidemark_runtime::clients::s3(&self.config(Service::Storage))
+    /// An S3 client of a function, or of a publisher.
+    pub(super) fn storage(&self, owner: Option<Owner>) -> aws_sdk_s3::Client {
+        tidemark_runtime::clients::s3(&self.config(Service::Storage(owner)))
+    }
+
+    /// The process of `owner` is killed: what it has under way may still arrive, and nothing reaches it any more.
+    pub(super) fn kill(&self, owner: Owner) {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner).0.insert(owner);
     }
 
     fn config(&self, service: Service) -> SdkConfig {
@@ -157,6 +167,7 @@ type Tell = oneshot::Sender<Result<HttpResponse, ConnectorError>>;
 impl Way {
     /// One call, from the wait for its fate to its answer; goes on where the caller does not.
     async fn handle(self, request: HttpRequest, tell: Tell) {
+        let Some(tell) = self.unless_dead(tell) else { return };
         let (hop, what) = self.describe(&request);
         let mut fate = self.cloud.calls.wait(hop, false, what.clone()).await;
         let mut tell = Some(tell);
@@ -164,18 +175,32 @@ impl Way {
             tell = None;
             fate = self.cloud.calls.wait(hop, true, what).await;
         }
-        let answer = match fate {
+        let mut answer = match fate {
             Fate::Throttle => self.refusal(429, "TooManyRequestsException", "ProvisionedThroughputExceededException"),
             Fate::Fail | Fate::Late => self.refusal(500, "ServiceException", "InternalFailure"),
             Fate::Pass | Fate::LoseAnswer => self.effect(&request, u64::MAX).await,
             Fate::Partly(stored) => self.effect(&request, stored).await,
         };
+        if request.method() == "HEAD" {
+            answer.body.clear();
+        }
         if fate == Fate::LoseAnswer {
             tell = None;
         }
-        if let Some(tell) = tell {
+        if let Some(tell) = tell.and_then(|tell| self.unless_dead(tell)) {
             tell.send(answer.into_response()).ok();
         }
+    }
+
+    /// Who is to be told, where its process lives.
+    fn unless_dead(&self, tell: Tell) -> Option<Tell> {
+        let (Service::Kinesis(owner) | Service::Storage(Some(owner))) = &self.service else { return Some(tell) };
+        let mut dead = self.cloud.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        if dead.0.contains(owner) {
+            dead.1.push(tell);
+            return None;
+        }
+        Some(tell)
     }
 
     fn describe(&self, request: &HttpRequest) -> (Hop, String) {
@@ -186,7 +211,7 @@ impl Way {
                 (hop, format!("{operation} {owner:?}"))
             }
             Service::Lambda(region) => (Hop::Invoke, region.name.to_owned()),
-            Service::Storage => (Hop::Object, format!("{} {}", request.method(), path(request))),
+            Service::Storage(_) => (Hop::Object, format!("{} {}", request.method(), path(request))),
         }
     }
 
@@ -197,7 +222,7 @@ impl Way {
                 Answer::error(status, kinesis)
             }
             Service::Lambda(_) => Answer::error(status, lambda),
-            Service::Storage => Answer::xml_error(503, "SlowDown"),
+            Service::Storage(_) => Answer::xml_error(503, "SlowDown"),
         }
     }
 
@@ -213,7 +238,7 @@ impl Way {
                     answer
                 }
             },
-            Service::Storage => self.object(request, body),
+            Service::Storage(_) => self.object(request, body),
         }
     }
 
@@ -238,29 +263,43 @@ impl Way {
     }
 
     fn object(&self, request: &HttpRequest, body: &[u8]) -> Answer {
+        let now_ms = self.cloud.time.now_ms();
         let mut objects = self.cloud.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let name = path(request).to_owned();
         match (request.method(), request.headers().get("x-amz-copy-source")) {
             ("PUT", Some(source)) => {
                 let source = format!("/{}", source.trim_start_matches('/'));
-                let Some(copied) = objects.get(&source).cloned() else { return Answer::xml_error(404, "NoSuchKey") };
-                objects.insert(name, copied);
+                let Some((copied, _)) = objects.get(&source).cloned() else {
+                    return Answer::xml_error(404, "NoSuchKey");
+                };
+                objects.insert(name, (copied, now_ms));
                 Answer::ok(b"<CopyObjectResult><ETag>\"1\"</ETag></CopyObjectResult>".to_vec())
             }
             ("PUT", None) => {
-                objects.insert(name, body.to_vec());
+                if request.headers().get("if-none-match").is_some() && objects.contains_key(&name) {
+                    return Answer::xml_error(412, "PreconditionFailed");
+                }
+                objects.insert(name, (body.to_vec(), now_ms));
                 Answer { status: 200, headers: vec![("ETag", "\"1\"".to_owned())], body: Vec::new() }
             }
-            (method, _) => match objects.get(&name) {
-                Some(found) => {
-                    let headers = vec![("ETag", "\"1\"".to_owned()), ("Content-Length", found.len().to_string())];
-                    let body = if method == "HEAD" { Vec::new() } else { found.clone() };
-                    Answer { status: 200, headers, body }
+            _ => match objects.get(&name) {
+                Some((found, written_ms)) => {
+                    let headers = vec![
+                        ("ETag", "\"1\"".to_owned()),
+                        ("Content-Length", found.len().to_string()),
+                        ("Last-Modified", http_date(*written_ms)),
+                    ];
+                    Answer { status: 200, headers, body: found.clone() }
                 }
                 None => Answer::xml_error(404, "NoSuchKey"),
             },
         }
     }
+}
+
+fn http_date(at_ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
+    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).unwrap_or_default()
 }
 
 /// Known-bad: what GetRecords answered, as if the record `tip` were the newest.

@@ -66,11 +66,7 @@ impl RedisHop {
 /// One connection. It ends when either side does, or the schedule says so.
 async fn pass(client: UnixStream, way: Way) -> std::io::Result<()> {
     let born = way.epoch.load(Ordering::Relaxed);
-    let mut server = {
-        let _owes = way.calls.owes();
-        TcpStream::connect(("127.0.0.1", way.port)).await?
-    };
-    server.set_nodelay(true)?;
+    let mut server = None;
     let mut client = Some(client);
     loop {
         let Some(commands) = read_commands(&mut client, &way).await? else { return Ok(()) };
@@ -107,8 +103,18 @@ async fn read_commands(client: &mut Option<UnixStream>, way: &Way) -> std::io::R
     Ok(Some(if way.watch_is_void { without_watch(&read) } else { read }))
 }
 
-async fn ask(server: &mut TcpStream, commands: &[u8], way: &Way) -> std::io::Result<Vec<u8>> {
+/// Connects at the first question, so that no two connections wait for the real server at once: which of them is
+/// answered first would be timing.
+async fn ask(server: &mut Option<TcpStream>, commands: &[u8], way: &Way) -> std::io::Result<Vec<u8>> {
     let _owes = way.calls.owes();
+    let server = match server {
+        Some(server) => server,
+        None => {
+            let connected = TcpStream::connect(("127.0.0.1", way.port)).await?;
+            connected.set_nodelay(true)?;
+            server.insert(connected)
+        }
+    };
     let wanted = count(commands).unwrap_or(0);
     server.write_all(commands).await?;
     let mut answers = Vec::with_capacity(READ_BYTES);
@@ -165,13 +171,17 @@ fn without_watch(commands: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The commands' names, for the trace.
+/// The commands' names and the lanes that they watch, for the trace.
 fn names(commands: &[u8]) -> String {
     let mut names: Vec<String> = Vec::new();
     let mut at = 0;
     while let Some(end) = (at < commands.len()).then(|| end_of_value(commands, at)).flatten() {
-        let name = commands[at..end].split(|byte| *byte == b'\n').nth(2).unwrap_or_default();
-        let name = String::from_utf8_lossy(name).trim_end().to_owned();
+        let mut words = commands[at..end].split(|byte| *byte == b'\n').skip(2).step_by(2);
+        let mut word = || String::from_utf8_lossy(words.next().unwrap_or_default()).trim_end().to_owned();
+        let mut name = word();
+        if name == "WATCH" {
+            name = format!("{name} {}", word());
+        }
         if names.last() != Some(&name) {
             names.push(name);
         }
@@ -188,7 +198,7 @@ mod tests {
     fn whole_values_are_counted_and_named() {
         let commands = b"*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n";
         assert_eq!(count(commands), Some(2));
-        assert_eq!(names(commands), "WATCH EXEC");
+        assert_eq!(names(commands), "WATCH k EXEC");
         assert_eq!(count(&commands[..commands.len() - 1]), None);
         assert_eq!(without_watch(commands), b"*2\r\n$6\r\nEXISTS\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n");
         assert_eq!(count(b"+OK\r\n*-1\r\n$-1\r\n:1\r\n*1\r\n*1\r\n$0\r\n\r\n"), Some(5));

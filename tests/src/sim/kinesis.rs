@@ -3,6 +3,8 @@
 //!
 //! Rules: <https://docs.aws.amazon.com/kinesis/latest/APIReference/Welcome.html>
 
+use super::cloud::Objects;
+use super::forms;
 use crate::random::Random;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
@@ -33,7 +35,8 @@ pub(super) struct Record {
     pub(super) data: Vec<u8>,
     /// What was sent.
     pub(super) sent: Vec<u8>,
-    /// The changes in it, where the data alone does not tell a JSON reader.
+    /// The changes in it, where it is not JSON or names values on S3; a value by reference stands in its change as
+    /// `value`.
     pub(super) meaning: Option<Vec<Value>>,
     pub(super) owner: Owner,
     pub(super) arrival_ms: i64,
@@ -66,6 +69,8 @@ pub(super) struct Stream {
     last_number: u64,
     /// Known-bad: consumers get changes without producer and seq.
     strips_producers: bool,
+    /// What values by reference are read from, for what records mean.
+    objects: Objects,
 }
 
 /// The text of a sequence number.
@@ -79,7 +84,7 @@ pub(super) fn number(sequence: &str) -> Option<u64> {
 }
 
 impl Stream {
-    pub(super) fn new(seed: u64, created_ms: i64, shards: u128, strips_producers: bool) -> Self {
+    pub(super) fn new(seed: u64, created_ms: i64, shards: u128, strips_producers: bool, objects: &Objects) -> Self {
         let mut stream = Self {
             created_ms,
             shards: Vec::new(),
@@ -87,6 +92,7 @@ impl Stream {
             // A stream made anew goes on with higher numbers, as they hold the time.
             last_number: created_ms.unsigned_abs() << 8,
             strips_producers,
+            objects: Objects::clone(objects),
         };
         let share = u128::MAX / shards;
         for index in 0..shards {
@@ -117,6 +123,7 @@ impl Stream {
     ) -> (String, String) {
         let hash = u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into());
         let number = self.next_number();
+        let meaning = meaning.or_else(|| forms::meaning(partition_key, &sent, &self.objects));
         let data = if self.strips_producers { without_producers(&sent) } else { sent.clone() };
         let holds = |shard: &&mut Shard| shard.ends.is_none() && shard.hashes.0 <= hash && hash <= shard.hashes.1;
         let Some(shard) = self.shards.iter_mut().find(holds) else { return (String::new(), String::new()) };

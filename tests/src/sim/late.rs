@@ -2,19 +2,16 @@
 //! meanwhile, and the hung delivery is the first to be fed.
 
 use super::calls::{Calls, Fate};
-use super::cloud::Cloud;
+use super::cloud::{Cloud, Objects};
 use super::kinesis::{Owner, Stream};
 use super::mapping::{Begin, Mapping};
 use super::region::SimRegion;
 use super::time::WorldTime;
-use super::{REGIONS, Variant};
+use super::{Bench, Variant};
 use anyhow::{Context as _, ensure};
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tidemark_cache_sync::lane::Lanes;
-use tidemark_local::RedisServer;
-use tidemark_runtime::clock::Clock;
 
 /// Steps in which what was begun must end.
 const STEPS_MAX: u32 = 1_000;
@@ -27,11 +24,14 @@ struct Late {
 }
 
 /// Runs the schedule, and returns what the key holds whose last change is `new`.
-pub(super) async fn run(variant: Variant, redis: &RedisServer, directory: &Path) -> anyhow::Result<String> {
-    let (calls, now_ms) = (Calls::default(), Clock::system().now_ms());
-    let time = WorldTime::new(&calls, Some(now_ms));
-    let cloud = Cloud::new(&calls, &time, Stream::new(1, now_ms, 1, false), format!("late-{variant:?}-{now_ms}"));
-    let region = SimRegion::start(REGIONS[0], &cloud, redis, directory, Lanes::new(1)?, variant, 1).await?;
+pub(super) async fn run(variant: Variant, bench: &Bench) -> anyhow::Result<String> {
+    let calls = Calls::default();
+    let time = WorldTime::new(&calls, &bench.clock);
+    let now_ms = time.now_ms();
+    let objects = Objects::default();
+    let stream = Stream::new(1, now_ms, 1, false, &objects);
+    let cloud = Cloud::new(&calls, &time, stream, objects);
+    let region = SimRegion::start(0, bench, &cloud, Lanes::new(1)?, variant, 1).await?;
     let region = Arc::new(region);
     let late = Late { calls, cloud, now_ms };
     let mut mapping = late.with_stream(|stream| Mapping::new(&late.cloud, &region, 1, Begin::TrimHorizon, stream));

@@ -1,19 +1,19 @@
 //! An event source mapping by the documented rules: one batch of a shard in flight, in order, parents before their
 //! children, a batch that failed again and again; and the real forward behind it.
 
-use super::Variant;
 use super::calls::Calls;
 use super::cloud::{Cloud, Tip};
 use super::kinesis::{Owner, Record, Stream};
 use super::region::SimRegion;
 use super::time::WorldTime;
+use super::{REGIONS, Variant, bucket};
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidemark_cache_sync::forward::{Deadline, Forward, ForwardError};
+use tidemark_cache_sync::forward::{Deadline, Forward, ForwardError, ValueCopier};
 use tidemark_cache_sync::invoke::RegionClient;
 use tidemark_cache_sync::stream::Stream as StreamReader;
 use tidemark_runtime::logs::full_message;
@@ -227,7 +227,8 @@ async fn new_forward(cloud: &Cloud, region: &Arc<SimRegion>, generation: u64) ->
     let stream = StreamReader::new(kinesis, "tidemark", clock.clone());
     let client = RegionClient::new(cloud.lambda(region), region.name, "tidemark-cache-replay");
     let forward = Forward::new(stream, generation, client, clock).await.map_err(|error| full_message(&error))?;
-    Ok(Instance { forward, in_hand })
+    let values = ValueCopier::new(cloud.storage(None), bucket(region.name), REGIONS.map(bucket));
+    Ok(Instance { forward: forward.copying(values), in_hand })
 }
 
 /// The event of a batch.

@@ -12,21 +12,30 @@
 mod calls;
 mod changes;
 mod cloud;
+mod foreign;
+mod forms;
 mod hop;
 mod kinesis;
 mod late;
 mod mapping;
-mod producers;
 mod reference;
 mod region;
+mod services;
 mod time;
 mod world;
 
+use std::sync::Arc;
 use tempfile::TempDir;
-use tidemark_local::{LocalError, Port, RedisServer};
+use tidemark_local::{Flavour, Port, RedisServer};
+use time::ServerClock;
 
 /// Regions of a world.
 pub(crate) const REGIONS: [&str; 2] = ["us-east-1", "ap-northeast-2"];
+
+/// The bucket of a region.
+pub(crate) fn bucket(region: &str) -> String {
+    format!("bucket-{region}")
+}
 
 /// The protocol as it is, or with one rule broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +58,15 @@ pub enum Variant {
     FeedRereadsMark,
     /// A feed ends at the batch in hand, which may be an old one that comes late, and not at the stream's tip.
     FeedEndsAtBatch,
+    /// A service that starts again goes on under the producer ID of the process that was killed.
+    ProducerIdReused,
+    /// A change that names a value on S3 is sent before the value is there.
+    ChangeBeforeValue,
 }
 
 impl Variant {
     /// The protocol as it is, then every known-bad variant.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Sound,
         Self::MarksFirst,
         Self::RetryOvertakes,
@@ -63,7 +76,14 @@ impl Variant {
         Self::NoHeartbeats,
         Self::FeedRereadsMark,
         Self::FeedEndsAtBatch,
+        Self::ProducerIdReused,
+        Self::ChangeBeforeValue,
     ];
+
+    /// Whether the variant itself reads records, or writes them anew, and knows JSON alone.
+    fn reads_json(self) -> bool {
+        matches!(self, Self::MarksFirst | Self::NoProducerSeq)
+    }
 
     /// The variant of this name, as `Debug` writes it.
     #[must_use]
@@ -73,32 +93,36 @@ impl Variant {
 }
 
 /// What a seed did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Steps of the schedule.
     pub steps: u64,
     /// Records on the stream.
     pub records: u64,
+    /// Everything that happened, a line each.
+    pub trace: Vec<String>,
 }
 
 /// The servers that worlds stand on, one world at a time.
 #[derive(Debug)]
 pub struct Bench {
     servers: Vec<RedisServer>,
+    clock: Arc<ServerClock>,
     directory: TempDir,
 }
 
 impl Bench {
-    /// Starts a Redis for each region.
+    /// Starts a Redis for each region, by the worlds' clock.
     ///
     /// # Errors
-    /// [`LocalError`] without `redis-server`.
-    pub fn start() -> Result<Self, LocalError> {
-        let start = |_| RedisServer::start_on(&Port::Free, &["--enable-debug-command", "yes"]);
+    /// Without `redis-server` or a C compiler.
+    pub fn start() -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("tidemark-sim-")?;
+        let clock = ServerClock::make(directory.path())?;
+        let arguments = ["--enable-debug-command", "yes"];
+        let start = |_| RedisServer::start_in(Flavour::Redis, &Port::Free, &arguments, &clock.environment());
         let servers = REGIONS.iter().map(start).collect::<Result<_, _>>()?;
-        let directory =
-            TempDir::with_prefix("tidemark-sim-").map_err(LocalError::io("make a directory", std::env::temp_dir()))?;
-        Ok(Self { servers, directory })
+        Ok(Self { servers, clock: Arc::new(clock), directory })
     }
 
     /// Runs the world of `seed`.
@@ -106,7 +130,7 @@ impl Bench {
     /// # Errors
     /// What is wrong at the end, with the seed and the schedule that led there.
     pub fn run(&self, seed: u64, variant: Variant) -> Result<Summary, String> {
-        in_one_thread(world::run(seed, variant, &self.servers, self.directory.path()))
+        in_one_thread(world::run(seed, variant, self))
     }
 
     /// Runs the schedule in which a delivery that hung is the first to be fed after a failover, and returns what the key
@@ -116,7 +140,7 @@ impl Bench {
     /// Where the schedule does not run to its end.
     pub fn late_delivery(&self, variant: Variant) -> Result<String, String> {
         let run = async {
-            let held = late::run(variant, &self.servers[0], self.directory.path()).await;
+            let held = late::run(variant, self).await;
             held.map_err(|error| format!("{error:#}"))
         };
         in_one_thread(run)
@@ -124,7 +148,8 @@ impl Bench {
 }
 
 fn in_one_thread<T>(run: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // One blocking thread, so that what it was given last is what it does last: see `Calls::settle`.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, run)
 }

@@ -39,8 +39,6 @@ pub(super) struct Times {
     pub(super) gone_ms: i64,
     /// An expiry behind this has not come when the regions are compared.
     pub(super) alive_ms: i64,
-    /// Whether arrival times are by the servers' clock, so that an expiry before a change's arrival has come.
-    pub(super) arrivals_count: bool,
 }
 
 /// A key that Redis evicted when its lane stood at a place.
@@ -106,7 +104,7 @@ pub(super) fn run(
 /// The last place in a record; `None` where it holds an empty array, which has no place.
 pub(super) fn last_place(record: &Record) -> Option<Place> {
     let changes = changes(record);
-    let empty = changes.is_empty() && record.sent.first() == Some(&b'[');
+    let empty = changes.is_empty() && matches!(record.sent.first(), Some(b'[' | 0x90));
     let last = u32::try_from(changes.len().saturating_sub(1)).unwrap_or(u32::MAX);
     (!empty).then_some((record.number, last))
 }
@@ -143,9 +141,13 @@ fn apply_change(
     arrival_ms: i64,
     times: Times,
 ) {
+    if change.get("ref").is_some() {
+        apply_reference(keys, lanes, lane, change, times);
+        return;
+    }
     let commands: Vec<Vec<Vec<u8>>> = match (change["cmd"].as_array(), change["cmds"].as_array()) {
-        (Some(one), None) => vec![arguments(one)],
-        (None, Some(many)) => many.iter().filter_map(Value::as_array).map(|one| arguments(one)).collect(),
+        (Some(one), None) => vec![command(one)],
+        (None, Some(many)) => many.iter().filter_map(Value::as_array).map(|one| command(one)).collect(),
         _ => return,
     };
     let Some(key) = commands.first().and_then(|command| command.get(1)).cloned() else { return };
@@ -171,14 +173,32 @@ fn apply_change(
     pass_time(possible, Some(arrival_ms), times);
 }
 
-/// Lets keys expire that have, and adds the possibility where that is not certain.
+/// A value on S3: as it lies there; nothing where it cannot be had; either where it was written too late.
+fn apply_reference(keys: &mut BTreeMap<Vec<u8>, Possible>, lanes: Lanes, lane: u16, change: &Value, times: Times) {
+    let key = change["key"].as_str().unwrap_or_default().as_bytes().to_vec();
+    if lanes.of_key(&key).0 != lane {
+        return;
+    }
+    let possible = keys.entry(key).or_default();
+    possible.clear();
+    let value = change.get("value").map(argument);
+    let late = value.is_some() && change["late"] == true;
+    add(
+        possible,
+        value.map(|value| Held { kind: Kind::String(value), expires_at_ms: change["expires_at_ms"].as_i64() }),
+    );
+    if late {
+        add(possible, None);
+    }
+    pass_time(possible, None, times);
+}
+
+/// Lets keys expire that have, for certain before a change arrives, and adds the possibility where that is not certain.
 pub(super) fn pass_time(possible: &mut Possible, arrival_ms: Option<i64>, times: Times) {
     let mut next = Possible::new();
     for state in possible.drain(..) {
         let expires = state.as_ref().and_then(|held| held.expires_at_ms);
-        let gone = expires.is_some_and(|at| {
-            at <= times.gone_ms || times.arrivals_count && arrival_ms.is_some_and(|arrival| at < arrival)
-        });
+        let gone = expires.is_some_and(|at| at <= times.gone_ms || arrival_ms.is_some_and(|arrival| at < arrival));
         if gone || expires.is_some_and(|at| at <= times.alive_ms) {
             add(&mut next, None);
         }
@@ -189,44 +209,64 @@ pub(super) fn pass_time(possible: &mut Possible, arrival_ms: Option<i64>, times:
     *possible = next;
 }
 
-fn arguments(list: &[Value]) -> Vec<Vec<u8>> {
-    list.iter()
-        .map(|argument| match argument["b64"].as_str() {
-            Some(text) => base64_simd::STANDARD.decode_to_vec(text).unwrap_or_default(),
-            None => argument.as_str().unwrap_or_default().as_bytes().to_vec(),
-        })
-        .collect()
+/// A command's words, its name in upper case.
+fn command(list: &[Value]) -> Vec<Vec<u8>> {
+    let mut words: Vec<Vec<u8>> = list.iter().map(argument).collect();
+    words.iter_mut().take(1).for_each(|name| name.make_ascii_uppercase());
+    words
 }
+
+fn argument(argument: &Value) -> Vec<u8> {
+    match argument["b64"].as_str() {
+        Some(text) => base64_simd::STANDARD.decode_to_vec(text).unwrap_or_default(),
+        None => argument.as_str().unwrap_or_default().as_bytes().to_vec(),
+    }
+}
+
+/// The commands that the contract allows.
+pub(super) const ALLOWED: [&str; 19] = [
+    "SET",
+    "SETEX",
+    "PSETEX",
+    "DEL",
+    "UNLINK",
+    "EXPIRE",
+    "PEXPIRE",
+    "EXPIREAT",
+    "PEXPIREAT",
+    "PERSIST",
+    "HSET",
+    "HMSET",
+    "HDEL",
+    "SADD",
+    "SREM",
+    "ZADD",
+    "ZREM",
+    "RPUSH",
+    "LPUSH",
+];
 
 /// What the contract's table allows, as far as the producers here write it.
 fn is_refused(commands: &[Vec<Vec<u8>>]) -> bool {
-    const ALLOWED: [&[u8]; 18] = [
-        b"SET",
-        b"SETEX",
-        b"PSETEX",
-        b"DEL",
-        b"UNLINK",
-        b"EXPIRE",
-        b"PEXPIRE",
-        b"EXPIREAT",
-        b"PEXPIREAT",
-        b"PERSIST",
-        b"HSET",
-        b"HMSET",
-        b"HDEL",
-        b"SADD",
-        b"SREM",
-        b"ZADD",
-        b"ZREM",
-        b"RPUSH",
-    ];
     let mut deleted = false;
     commands.iter().any(|command| {
         let name = command[0].as_slice();
         deleted |= matches!(name, b"DEL" | b"UNLINK");
         let push = matches!(name, b"RPUSH" | b"LPUSH");
-        !(ALLOWED.contains(&name) || push) || push && !deleted || command.get(1) != commands[0].get(1)
+        let unknown = !ALLOWED.iter().any(|allowed| allowed.as_bytes() == name);
+        unknown || push && !deleted || has_flag(command) || command.get(1) != commands[0].get(1)
     })
+}
+
+/// Whether a command has an option that makes its result depend on what is there.
+fn has_flag(command: &[Vec<u8>]) -> bool {
+    let flags: [&[u8]; 6] = [b"NX", b"XX", b"GT", b"LT", b"KEEPTTL", b"GET"];
+    let at = match command[0].as_slice() {
+        b"SET" | b"EXPIRE" | b"PEXPIRE" | b"EXPIREAT" | b"PEXPIREAT" => 3,
+        b"ZADD" => 2,
+        _ => return false,
+    };
+    command.get(at).is_some_and(|word| flags.contains(&word.as_slice()))
 }
 
 fn number(bytes: &[u8]) -> i64 {
@@ -240,7 +280,7 @@ fn step(state: Option<Held>, command: &[Vec<u8>], base_ms: i64, created_here: bo
     let renewed = |at_ms: i64| state.clone().map(|held| Held { expires_at_ms: Some(at_ms.max(1)), ..held });
     match command[0].as_slice() {
         b"SET" => {
-            let expires = arguments.get(1).map(|unit| match unit.as_slice() {
+            let expires = arguments.get(1).map(|unit| match unit.to_ascii_uppercase().as_slice() {
                 b"EX" => base_ms + 1_000 * number(&arguments[2]),
                 b"PX" => base_ms + number(&arguments[2]),
                 b"EXAT" => 1_000 * number(&arguments[2]),

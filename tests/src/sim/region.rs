@@ -1,22 +1,22 @@
 //! A region: the real regional function before a real Redis, and what may happen to that Redis.
 
-use super::Variant;
-use super::calls::Calls;
+use super::calls::{Calls, REDIS_SILENCE_MAX};
 use super::cloud::Cloud;
 use super::hop::RedisHop;
 use super::kinesis;
 use super::reference::Place;
+use super::{Bench, REGIONS, Variant, bucket};
 use crate::random::Random;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidemark_cache_sync::keys;
 use tidemark_cache_sync::lane::{Lane, Lanes};
 use tidemark_cache_sync::region::{Region, RegionSettings};
-use tidemark_local::{Content, RedisServer, contents};
+use tidemark_local::{Content, contents};
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::logs::full_message;
 use tidemark_runtime::settings::Settings;
@@ -52,32 +52,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SimRegion {
-    /// A region on an emptied `redis`.
+    /// The region of this number on its Redis of `bench`, emptied.
     pub(super) async fn start(
-        name: &'static str,
+        number: usize,
+        bench: &Bench,
         cloud: &Cloud,
-        redis: &RedisServer,
-        directory: &Path,
         lanes: Lanes,
         variant: Variant,
         seed: u64,
     ) -> anyhow::Result<Self> {
-        let hop =
-            RedisHop::start(&cloud.calls, directory, name, redis.port(), variant == Variant::WatchPipelinedWithExec)?;
+        let (name, redis) = (REGIONS[number], &bench.servers[number]);
+        let watch_is_void = variant == Variant::WatchPipelinedWithExec;
+        let hop = RedisHop::start(&cloud.calls, bench.directory.path(), name, redis.port(), watch_is_void)?;
         let table = BTreeMap::from([
             ("AWS_REGION", name.to_owned()),
-            ("TIDEMARK_BUCKET", format!("bucket-{name}")),
+            ("TIDEMARK_BUCKET", bucket(name)),
             ("TIDEMARK_SCOPE", "*".to_owned()),
             ("TIDEMARK_LANES", lanes.count().to_string()),
             ("TIDEMARK_REDIS_URL", hop.url()),
         ]);
         let settings = RegionSettings::read(&Settings::from_fn(|name| table.get(name).cloned()))?;
-        let mut admin = redis::Client::open(redis.url())?.get_multiplexed_async_connection().await?;
+        // The client's own time-outs are too short for a machine with much else to do.
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(REDIS_SILENCE_MAX))
+            .set_response_timeout(Some(REDIS_SILENCE_MAX));
+        let mut admin = redis.client()?.get_multiplexed_async_connection_with_config(&patient).await?;
         let () = redis::cmd("FLUSHALL").query_async(&mut admin).await?;
         Ok(Self {
             name,
             settings,
-            s3: cloud.storage(),
+            s3: cloud.storage(None),
             clock: cloud.time.clock(0),
             calls: cloud.calls.clone(),
             hop,
@@ -150,7 +154,8 @@ impl SimRegion {
 
     /// A copy of all keys.
     pub(super) async fn back_up(&self) -> anyhow::Result<Backup> {
-        let names: Vec<Vec<u8>> = self.query(&[b"KEYS", b"*"]).await?;
+        let mut names: Vec<Vec<u8>> = self.query(&[b"KEYS", b"*"]).await?;
+        names.sort();
         let mut pipeline = redis::pipe();
         for name in &names {
             pipeline.cmd("DUMP").arg(name).cmd("PEXPIRETIME").arg(name);
