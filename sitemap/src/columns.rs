@@ -100,6 +100,11 @@ impl Columns {
         &self.names[column as usize]
     }
 
+    /// What all columns are called in the input, in the order of [`COLUMNS`]; nothing where another has taken the name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
     /// Which column a name in the input means; letter case and spaces around it do not count.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<usize> {

@@ -68,6 +68,14 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether a query may write files, which have to be removed.
+    #[must_use]
+    pub fn unloads(&self) -> bool {
+        matches!(self, Self::Query(query) if query.fetch != Fetch::Select)
+    }
+}
+
 /// What is needed from outside.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach<'a> {
@@ -82,7 +90,7 @@ pub struct Reach<'a> {
 /// Who asks, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// The site.
+    /// The sitemap, by [`keys::sitemap`].
     pub site: &'a str,
     /// The run.
     pub run: &'a str,
@@ -92,6 +100,13 @@ pub struct Attempt<'a> {
     pub longest: Duration,
     /// Where files are put.
     pub work_dir: &'a Path,
+}
+
+impl Attempt<'_> {
+    /// What no other sitemap's run has.
+    fn name(&self) -> String {
+        format!("{} {}", self.site, self.run)
+    }
 }
 
 /// Why there is no input.
@@ -150,8 +165,6 @@ pub struct Input {
     rows: Rows,
     /// The query that gave them.
     query_id: Option<String>,
-    /// What tells this input from another; `None` where only reading all rows would.
-    pub fingerprint: Option<String>,
 }
 
 #[derive(Debug)]
@@ -160,27 +173,47 @@ enum Rows {
     Files(Vec<PathBuf>),
 }
 
-/// What came of asking for rows.
-#[derive(Debug)]
-pub enum Fetched {
-    /// The input is the one with the fingerprint that was known.
-    Unchanged,
-    /// Rows.
-    Rows(Input),
+/// Rows that were found and not yet fetched: whoever keeps this reads the same rows later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Files, by ETag; nothing where the rows are paged out of the query's result.
+    pub files: Option<Vec<Object>>,
+    /// The query that gave them.
+    pub query_id: Option<String>,
+    /// How much the query read, where that is known.
+    pub scanned_bytes: Option<u64>,
 }
 
-/// Gets the rows of `source`, whose query is `statement`, unless their fingerprint is `known`. `salt` is what else the
-/// sitemap hangs on: the settings.
+impl Found {
+    /// What tells these rows with this `salt` from others, where only files are looked at.
+    #[must_use]
+    pub fn fingerprint(&self, salt: &[u8]) -> Option<String> {
+        self.files.as_ref().map(|files| fingerprint(files, salt))
+    }
+
+    /// Fetches the rows, as they were when they were found.
+    ///
+    /// # Errors
+    /// An [`InputError`], also where a file is no longer what it was.
+    pub async fn open(&self, reach: Reach<'_>, work_dir: &Path) -> Result<Input, InputError> {
+        let rows = match &self.files {
+            Some(objects) => Rows::Files(download(reach.s3, objects, work_dir).await?),
+            None => Rows::Results,
+        };
+        Ok(Input { rows, query_id: self.query_id.clone() })
+    }
+}
+
+/// Finds the rows of `source`, whose query is `statement`; an UNLOAD writes them under `target`, where they stay.
 ///
 /// # Errors
-/// An [`InputError`]. An UNLOAD's files are removed in any case.
-pub async fn fetch(
+/// An [`InputError`].
+pub async fn find(
     reach: Reach<'_>,
     attempt: Attempt<'_>,
     (source, statement): (&Source, &Statement),
-    salt: &[u8],
-    known: Option<&str>,
-) -> Result<Fetched, InputError> {
+    target: &unload::Target,
+) -> Result<Found, InputError> {
     match source {
         Source::Objects { bucket, prefix } => {
             let objects = listed(reach.s3, bucket, prefix).await?;
@@ -188,19 +221,16 @@ pub async fn fetch(
                 let message = "there is no object of that name: no page list is no empty sitemap".to_owned();
                 return Err(object_error("listing", bucket, prefix, message));
             }
-            take(reach, attempt, objects, salt, known).await
+            Ok(Found { files: Some(objects), query_id: None, scanned_bytes: None })
         }
         Source::Query(query) if query.fetch == Fetch::Select => select(reach, attempt, query, statement).await,
-        Source::Query(query) => {
-            let fetched = unloaded(reach, attempt, (query, statement), salt, known).await;
-            match fetched {
-                Err(InputError::Query(error)) if query.fetch == Fetch::Auto && is_refusal(&error) => {
-                    tracing::warn!(%error, "UNLOAD was refused, the rows come by GetQueryResults");
-                    select(reach, attempt, query, statement).await
-                }
-                fetched => fetched,
+        Source::Query(query) => match unloaded(reach, attempt, (query, statement), target).await {
+            Err(InputError::Query(error)) if query.fetch == Fetch::Auto && is_refusal(&error) => {
+                tracing::warn!(%error, "UNLOAD was refused, the rows come by GetQueryResults");
+                select(reach, attempt, query, statement).await
             }
-        }
+            found => found,
+        },
     }
 }
 
@@ -217,39 +247,24 @@ async fn select(
     attempt: Attempt<'_>,
     query: &Query,
     statement: &Statement,
-) -> Result<Fetched, InputError> {
-    let token = athena::request_token(attempt.run, attempt.number, "select");
+) -> Result<Found, InputError> {
+    let token = athena::request_token(&attempt.name(), attempt.number, "select");
     let id = athena::start(reach.athena, query, statement, &token).await?;
-    athena::wait(reach.athena, &id, attempt.longest).await?;
-    Ok(Fetched::Rows(Input { rows: Rows::Results, query_id: Some(id), fingerprint: None }))
+    let finished = athena::wait(reach.athena, &id, attempt.longest).await?;
+    Ok(Found { files: None, query_id: Some(id), scanned_bytes: finished.scanned_bytes })
 }
 
 async fn unloaded(
     reach: Reach<'_>,
     attempt: Attempt<'_>,
     (query, statement): (&Query, &Statement),
-    salt: &[u8],
-    known: Option<&str>,
-) -> Result<Fetched, InputError> {
-    // What killed attempts of this run left; an attempt's own prefix must be empty besides.
-    clear(reach.s3, reach.state_bucket, &keys::unload_run(attempt.site, attempt.run)).await?;
-    let target = unload_target(reach, attempt);
-    let outcome = async {
-        let unload = unload::plain(statement, &target);
-        let finished =
-            unload::run(reach.athena, query, &unload, (attempt.run, attempt.number), attempt.longest).await?;
-        let objects = unload_objects(reach, &finished, &target).await?;
-        let mut fetched = take(reach, attempt, objects, salt, known).await?;
-        if let Fetched::Rows(input) = &mut fetched {
-            input.query_id = Some(finished.id);
-        }
-        Ok(fetched)
-    };
-    let outcome = outcome.await;
-    if let Err(error) = clear(reach.s3, reach.state_bucket, &target.prefix).await {
-        tracing::warn!(%error, prefix = target.prefix, "files of an UNLOAD stay until the bucket's own rule removes them");
-    }
-    outcome
+    target: &unload::Target,
+) -> Result<Found, InputError> {
+    let unload = unload::plain(statement, target);
+    let finished =
+        unload::run(reach.athena, query, &unload, (&attempt.name(), attempt.number), attempt.longest).await?;
+    let objects = unload_objects(reach, &finished, target).await?;
+    Ok(Found { files: Some(objects), query_id: Some(finished.id), scanned_bytes: finished.scanned_bytes })
 }
 
 /// Where an attempt's UNLOAD writes.
@@ -293,22 +308,6 @@ async fn read_small(s3: &Client, bucket: &str, key: &str) -> Result<String, Inpu
     }
     let bytes = object.body.collect().await.map_err(|error| wrong(error.to_string()))?;
     String::from_utf8(bytes.to_vec()).map_err(|error| wrong(error.to_string()))
-}
-
-/// Downloads `objects`, unless their fingerprint is the known one.
-async fn take(
-    reach: Reach<'_>,
-    attempt: Attempt<'_>,
-    objects: Vec<Object>,
-    salt: &[u8],
-    known: Option<&str>,
-) -> Result<Fetched, InputError> {
-    let fingerprint = fingerprint(&objects, salt);
-    if known == Some(fingerprint.as_str()) {
-        return Ok(Fetched::Unchanged);
-    }
-    let files = download(reach.s3, &objects, attempt.work_dir).await?;
-    Ok(Fetched::Rows(Input { rows: Rows::Files(files), query_id: None, fingerprint: Some(fingerprint) }))
 }
 
 /// What tells these files with this `salt` from others: their contents by ETag and size, whatever their names.
@@ -407,7 +406,13 @@ impl Input {
     /// Rows from files that lie there already.
     #[must_use]
     pub fn of_files(files: Vec<PathBuf>) -> Self {
-        Self { rows: Rows::Files(files), query_id: None, fingerprint: None }
+        Self { rows: Rows::Files(files), query_id: None }
+    }
+
+    /// Whether every reading pages through a query's result.
+    #[must_use]
+    pub fn is_paged(&self) -> bool {
+        matches!(self.rows, Rows::Results)
     }
 
     /// In which order the rows can be asked for, the cheapest first.

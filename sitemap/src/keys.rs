@@ -22,6 +22,8 @@ pub const RUN_REPORT: &str = "report.json";
 pub const RUN_REPORT_PAGE: &str = "report.html";
 /// Files of the input, in a run's working directory.
 pub const INPUT_DIR: &str = "input";
+/// The rows of a query's result, among the files of the input.
+pub const RESULT_ROWS: &str = "rows.ndjson";
 /// What one run at a time holds, in the state directory.
 pub const LOCK: &str = "lock";
 
@@ -41,6 +43,25 @@ pub fn plain_shard_file(number: u64) -> String {
 #[must_use]
 pub fn index_file(number: usize) -> String {
     if number <= 1 { INDEX.to_owned() } else { format!("sitemap-index-{number}.xml") }
+}
+
+/// What stands for the sitemap `name` of `site` in the keys below: the site itself where the sitemap has no name. No
+/// site's name holds a dot.
+#[must_use]
+pub fn sitemap(site: &str, name: &str) -> String {
+    if name.is_empty() { site.to_owned() } else { format!("{site}.{name}") }
+}
+
+/// The directory of the sitemap `name`, below that of the one without a name: nothing, or a path that ends in `/`.
+#[must_use]
+pub fn sitemap_dir(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!("{name}/") }
+}
+
+/// Where one sitemap's files are made, in a run's working directory.
+#[must_use]
+pub fn sitemap_work(name: &str) -> String {
+    format!("sitemap-{name}")
 }
 
 /// The settings of `site`, in the state bucket.
@@ -168,6 +189,8 @@ mod tests {
         assert_eq!(shard_file(7), "sitemap-00007.xml.gz");
         assert_eq!([1, 2].map(index_file), ["sitemap-index.xml", "sitemap-index-2.xml"]);
         assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
+        assert_eq!((sitemap("demo", ""), sitemap("demo", "news")), ("demo".into(), "demo.news".into()));
+        assert_eq!(state(&sitemap("demo", "news")), "sitemaps/demo.news/state.json");
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
         assert_eq!(unload_attempt("demo", "a/b:c", 3), "athena/unload/demo/a-b-c/0000000003/");
         let folder = parts("demo", "a/b:c", 3);

@@ -35,6 +35,7 @@ pub mod select;
 pub mod site;
 pub mod sort;
 pub mod source;
+mod supply;
 pub mod tell;
 pub mod web;
 pub mod xml;

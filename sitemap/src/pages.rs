@@ -20,6 +20,9 @@ use std::io;
 
 pub use crate::columns::COLUMNS;
 
+/// Why a row of a site with several sitemaps is in none of them.
+pub const UNSELECTED: &str = "no sitemap of the site selects it by kind, locale or host";
+
 /// A row as it was read. An empty field is an absent one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RawPage<'a> {
@@ -59,6 +62,8 @@ pub struct Policy {
     pub canonical: Canonical,
     /// Which rows belong to the sitemap.
     pub select: Select,
+    /// Which rows belong to other sitemaps of the site: what none of them takes either is told apart.
+    pub others: Vec<Select>,
     /// What news articles have in common.
     pub news: Publication,
     /// What the columns are called in the input.
@@ -117,6 +122,7 @@ impl Policy {
             hosts: Vec::new(),
             canonical: Canonical::default(),
             select: Select::default(),
+            others: Vec::new(),
             news: Publication::default(),
             columns: Columns::default(),
         }
@@ -134,7 +140,7 @@ impl Policy {
     /// part of it only where rows are selected by it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, news, columns } = self;
+        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, others: _, news, columns } = self;
         let zone = lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
         let now_ms = select.depends_on_time().then_some(now_ms);
         format!(
@@ -305,6 +311,9 @@ impl Gate {
         let (index, status) = (page.field(Column::Index), page.field(Column::Status));
         let (kind, locale) = (page.field(Column::Kind).trim_ascii(), page.field(Column::Locale).trim_ascii());
         if let Some(reason) = self.policy.select.refuses(kind, locale, canonical) {
+            let mut others = self.policy.others.iter();
+            let is_nobodys = others.len() > 0 && others.all(|other| other.refuses(kind, locale, canonical).is_some());
+            let reason = if is_nobodys { UNSELECTED } else { reason };
             self.ledger.note(Outcome::Excluded, reason, line, loc, "")?;
             return Ok(true);
         }

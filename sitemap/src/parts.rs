@@ -16,7 +16,7 @@ use crate::pages::RawPage;
 use crate::place::bucket::Bucket;
 use crate::publish::PlaceError;
 use crate::report::Report;
-use crate::site::{Site, SiteError};
+use crate::site::{self, Site, SiteError};
 use crate::source::{Sink, SourceError};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
@@ -228,7 +228,7 @@ impl Parts<'_> {
     ) -> Result<Option<(Built, String)>, PartsError> {
         let began_ms = self.reach.athena.clock.now_ms();
         let lowers = self.lowers().await?;
-        let place = (self.options.policy.columns.name(Column::Loc), self.site.base.as_str());
+        let place = (self.options.policy.columns.name(Column::Loc), self.site.sitemap.base.as_str());
         let unload = unload::by_range(self.statement, target, place, &lowers);
         let (run, number, longest) = (self.attempt.run, self.attempt.number, self.attempt.longest);
         let finished = unload::run(self.reach.athena, self.query, &unload, (run, number), longest).await;
@@ -458,13 +458,15 @@ async fn work_on(
     work_dir: &Path,
 ) -> Result<Outcome, PartsError> {
     let plan: Plan = read_json(reach, plan_key).await?;
-    let site = Site::parse(plan_key, &plan.settings)?;
+    let mut sites = site::parse(plan_key, &plan.settings)?;
+    // Only a site with one sitemap is built in parts.
+    let site = sites.swap_remove(0);
     let previous = match &plan.manifest {
         Some(key) => {
             let wrong = |error: ManifestError| PartsError::Object { key: key.clone(), problem: error.to_string() };
             Manifest::from_json(&read(reach, key).await?).map_err(wrong)?
         }
-        None => Manifest::empty(site.base.as_str()),
+        None => Manifest::empty(site.sitemap.base.as_str()),
     };
     let objects = plan
         .objects
@@ -474,7 +476,7 @@ async fn work_on(
     let upper = plan.lowers.get(part).map(String::as_str);
     let bucket = Bucket::open(reach.s3.clone(), site.target.clone()).await?;
     let input = Input::of_files(input::download(reach.s3, objects, work_dir).await?);
-    let options = Options { drop_percent_max: 100, ..site.options(&plan.run, plan.now_ms) };
+    let options = Options { drop_percent_max: 100, ..site.sitemap.options(&plan.run, plan.now_ms) };
     let window = window(previous, part, lower, upper);
     let range = Range { part, lower, upper };
     let built = build_part(reach.athena, &input, &window, &range, (work_dir, &options, &bucket)).await;

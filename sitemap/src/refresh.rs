@@ -1,12 +1,16 @@
 //! The sitemap job without the job: settings, lease, query, pass, publishing, commit.
 //!
-//! One state object per site holds the lease, the fencing token and the name of the committed manifest. Manifests are
+//! One state object per sitemap holds the lease, the fencing token and the name of the committed manifest. Manifests are
 //! written once under a name of their own; the commit is a compare-and-swap of the state object, so a run that lost
 //! its lease commits nothing, and the next one starts from what was committed and mends the rest.
+//!
+//! The sitemaps of a site are brought up to date one after the other, each under its own lease and with its own commit,
+//! from rows that are fetched once. One that fails does not stop the others; the run then fails in the end and says
+//! which.
 
 use crate::athena::{self, Athena, Fetch, ParameterError, SqlText, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
-use crate::input::{self, Attempt, Fetched, InputError, Reach, ReadError, Source};
+use crate::input::{Attempt, Input, InputError, Reach, ReadError, Source};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::parts::{Parts, PartsError, StartPart};
@@ -14,13 +18,15 @@ use crate::place::bucket::Bucket;
 use crate::publish::{self, Lease, Manner, PlaceError, Published};
 use crate::report::Report;
 use crate::run_report::Entry;
-use crate::site::{Site, SiteError};
+use crate::site::{self, Site, SiteError};
 use crate::source::SourceError;
+use crate::supply::Supply;
 use crate::tell::{Teller, Told};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +56,8 @@ pub struct Surroundings {
 pub struct Run<'a> {
     /// The site's name, as in `sites/NAME.toml`.
     pub site: &'a str,
+    /// The one of its sitemaps that is wanted; without it all are. The name of the one without a name is empty.
+    pub sitemap: Option<&'a str>,
     /// The run's ID; the same for a repeated trigger.
     pub id: &'a str,
     /// Values of the query's named parameters, in place of those in the settings.
@@ -60,7 +68,7 @@ pub struct Run<'a> {
     pub work_dir: &'a Path,
 }
 
-/// What is committed of a site's sitemap.
+/// What is committed of a sitemap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The key of the shard manifest, in the state bucket.
@@ -75,10 +83,10 @@ pub struct Committed {
     pub intent: Vec<String>,
 }
 
-/// What a refresh did.
+/// What a refresh did to one sitemap.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refreshed {
-    /// The site.
+    /// The sitemap, by [`keys::sitemap`].
     pub site: String,
     /// URLs in the sitemap.
     pub urls: u64,
@@ -117,6 +125,24 @@ pub enum RefreshError {
     /// The site's name cannot be one.
     #[error("{0:?} is no name of a site: use letters, digits, - and _")]
     Name(String),
+    /// The site has no such sitemap.
+    #[error("{site} has no sitemap {sitemap:?}: give one of {known:?}, or none for all")]
+    Sitemap {
+        /// The site.
+        site: String,
+        /// What was asked for.
+        sitemap: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Some sitemaps of a site that has several failed.
+    #[error("{}; up to date: {}", failures(.failed), listed(.done))]
+    Some {
+        /// Each that failed, and why.
+        failed: Vec<(String, RefreshError)>,
+        /// Those that were brought up to date.
+        done: Vec<Refreshed>,
+    },
     /// The settings are wrong.
     #[error(transparent)]
     Site(#[from] SiteError),
@@ -166,21 +192,53 @@ pub enum RefreshError {
     Place(#[from] PlaceError),
 }
 
-/// Brings a site's sitemap up to date.
+/// Brings the sitemaps of a site up to date, one after the other, from the same rows.
 ///
 /// # Errors
-/// A [`RefreshError`]; what was committed before stays, and the next run mends what this one left.
-pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Refreshed, RefreshError> {
-    if run.site.is_empty() || !run.site.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-        return Err(RefreshError::Name(run.site.to_owned()));
+/// A [`RefreshError`]; what was committed before stays, and the next run mends what this one left. Where some sitemaps of
+/// several failed, [`RefreshError::Some`].
+pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Vec<Refreshed>, RefreshError> {
+    let (sites, text) = around.sites(run).await?;
+    let shared = (sites.len() > 1).then(|| sites[0].sitemap.rows.columns.clone());
+    let mut supply = Supply::new(run.work_dir, shared);
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for site in &sites {
+        let name = keys::sitemap(run.site, &site.sitemap.name);
+        let work_dir = run.work_dir.join(keys::sitemap_work(&site.sitemap.name));
+        let one = Run { site: &name, work_dir: &work_dir, ..run };
+        match bring_up(around, one, (site, &text), &mut supply).await {
+            Ok(refreshed) => done.push(refreshed),
+            Err(error) => {
+                tracing::warn!(sitemap = name, error = %error, "the sitemap stays as it was");
+                // Without rows nothing can be done, and asking again takes as long and ends the same.
+                let no_rows = matches!(error, RefreshError::Input(_));
+                failed.push((name, error));
+                if no_rows {
+                    break;
+                }
+            }
+        }
     }
-    let site_key = keys::site(run.site);
-    let text = around.read(&site_key).await?;
-    let site = Site::parse(&format!("s3://{}/{site_key}", around.state_bucket), &String::from_utf8_lossy(&text))?;
+    supply.clear(around.reach()).await;
+    match failed.len() {
+        0 => Ok(done),
+        1 if sites.len() == 1 => Err(failed.remove(0).1),
+        _ => Err(RefreshError::Some { failed, done }),
+    }
+}
+
+/// Brings one sitemap up to date, under its lease.
+async fn bring_up(
+    around: &Surroundings,
+    run: Run<'_>,
+    what: (&Site, &[u8]),
+    supply: &mut Supply,
+) -> Result<Refreshed, RefreshError> {
+    fs::create_dir_all(run.work_dir).map_err(|source| InputError::Io { path: run.work_dir.to_owned(), source })?;
     let store = StateStore::new(around.s3.clone(), &around.state_bucket);
     let now_ms = around.clock.now_ms();
     let mut held: Held<Committed> = store.acquire(&keys::state(run.site), run.id, now_ms, LEASE_MS).await?;
-    let outcome = under_lease(around, run, (&site, &text), &mut held).await;
+    let outcome = under_lease(around, run, what, supply, &mut held).await;
     match &outcome {
         Ok(_) => held.release().await?,
         // The lease is let go so that the next run need not wait for its end; where that fails too, it ends by itself.
@@ -190,13 +248,29 @@ pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Refreshed, R
             }
         }
     }
+    // The next sitemap needs the room.
+    if let Err(error) = fs::remove_dir_all(run.work_dir) {
+        tracing::warn!(site = run.site, %error, "working files stay until the run ends");
+    }
     outcome
+}
+
+fn failures(failed: &[(String, RefreshError)]) -> String {
+    failed.iter().map(|(name, error)| format!("{name} failed: {error}")).collect::<Vec<_>>().join("; ")
+}
+
+fn listed(done: &[Refreshed]) -> String {
+    match done {
+        [] => "none".to_owned(),
+        done => done.iter().map(|one| one.site.as_str()).collect::<Vec<_>>().join(", "),
+    }
 }
 
 async fn under_lease(
     around: &Surroundings,
     run: Run<'_>,
     (site, settings): (&Site, &[u8]),
+    supply: &mut Supply,
     held: &mut Held<Committed>,
 ) -> Result<Refreshed, RefreshError> {
     let began_ms = around.clock.now_ms();
@@ -208,7 +282,7 @@ async fn under_lease(
     let (longest, work_dir) = (run.query_longest, run.work_dir);
     let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
     let strays = bucket.strays(&held.document.state.intent).await?;
-    let options = site.options(run.id, around.clock.now_ms());
+    let options = site.sitemap.options(run.id, around.clock.now_ms());
     // What a sitemap hangs on beside its rows; where rows are chosen by the time, that is a part of it.
     let values = statement.parameters.join("\n");
     let policy = options.policy.fingerprint();
@@ -227,7 +301,7 @@ async fn under_lease(
     let made = if site.scale.parts > 1 {
         around.build_in_parts(&pass, &salt, known.as_deref()).await?
     } else {
-        around.build(&pass, &salt, known.as_deref()).await?
+        around.build(&pass, supply, (&salt, known.as_deref())).await?
     };
     let input_unchanged = made.is_none();
     let (built, fingerprint) = made.unwrap_or_else(|| (Built::unchanged(previous.clone()), known));
@@ -241,7 +315,7 @@ async fn under_lease(
         held.commit(around.clock.now_ms() + LEASE_MS).await?;
     }
     let manner = Manner {
-        files_url: site.files_url.clone(),
+        files_url: site.sitemap.files_url.clone(),
         edge_ttl: site.target.edge_ttl,
         // A file goes at the earliest in the run after the one that retired it: until that is committed, another run may
         // take the file over.
@@ -309,6 +383,25 @@ impl Surroundings {
         Reach { athena, s3: &self.s3, state_bucket: &self.state_bucket }
     }
 
+    /// The settings of the sitemaps that `run` is for, and their text.
+    async fn sites(&self, run: Run<'_>) -> Result<(Vec<Site>, Vec<u8>), RefreshError> {
+        if run.site.is_empty() || !run.site.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            return Err(RefreshError::Name(run.site.to_owned()));
+        }
+        let key = keys::site(run.site);
+        let text = self.read(&key).await?;
+        let mut sites = site::parse(&format!("s3://{}/{key}", self.state_bucket), &String::from_utf8_lossy(&text))?;
+        if let Some(wanted) = run.sitemap {
+            let known = sites.iter().map(|site| site.sitemap.name.clone()).collect();
+            sites.retain(|site| site.sitemap.name == wanted);
+            if sites.is_empty() {
+                let (site, sitemap) = (run.site.to_owned(), wanted.to_owned());
+                return Err(RefreshError::Sitemap { site, sitemap, known });
+            }
+        }
+        Ok((sites, text))
+    }
+
     /// The site's query with its parameters; nothing where it has none.
     async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
         let Source::Query(query) = &site.source else { return Ok(Statement::default()) };
@@ -324,19 +417,23 @@ impl Surroundings {
         Ok(athena::parameters::statement(&sql, &query.parameters, run.parameters)?)
     }
 
-    /// One pass over the rows, and a second one that sorts where the first finds them out of order; nothing where the
-    /// input's fingerprint is `known`. Also gives the fingerprint, where there is one.
+    /// Builds from the rows of `supply`; nothing where the input's fingerprint is `known`. Also gives the fingerprint,
+    /// where there is one.
     async fn build(
         &self,
         pass: &Pass<'_>,
-        salt: &[u8],
-        known: Option<&str>,
+        supply: &mut Supply,
+        salt_and_known: (&[u8], Option<&str>),
     ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
         let what = (&pass.site.source, pass.statement);
-        let input = match input::fetch(self.reach(), pass.attempt, what, salt, known).await? {
-            Fetched::Unchanged => return Ok(None),
-            Fetched::Rows(input) => input,
-        };
+        match supply.rows(self.reach(), pass.attempt, what, salt_and_known).await? {
+            Some((input, fingerprint)) => Ok(Some((self.pass(pass, input).await?, fingerprint))),
+            None => Ok(None),
+        }
+    }
+
+    /// One pass over the rows of `input`, and a second one that sorts where the first finds them out of order.
+    async fn pass(&self, pass: &Pass<'_>, input: &Input) -> Result<Built, RefreshError> {
         let addresses = pass.options.policy.addresses().map_err(BuildError::from)?;
         for order in input.orders() {
             let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
@@ -345,7 +442,7 @@ impl Surroundings {
             let read = input.read(self.reach().athena, pass.attempt.work_dir, *order, &key, &mut build).await;
             match read.map_err(RefreshError::from_read).and_then(|_| Ok(build.finish()?)) {
                 Err(RefreshError::Build(error)) if error.wants_sorting() => {}
-                outcome => return Ok(Some((outcome?, input.fingerprint))),
+                outcome => return outcome,
             }
         }
         Err(BuildError::OutOfOrder.into())
@@ -387,7 +484,7 @@ impl Surroundings {
     }
 
     async fn manifest(&self, held: &Held<Committed>, site: &Site) -> Result<Manifest, RefreshError> {
-        let Some(key) = &held.document.state.manifest else { return Ok(Manifest::empty(site.base.as_str())) };
+        let Some(key) = &held.document.state.manifest else { return Ok(Manifest::empty(site.sitemap.base.as_str())) };
         let bytes = self.read(key).await?;
         Manifest::from_json(&bytes).map_err(|source| RefreshError::Manifest { key: key.clone(), source })
     }

@@ -31,6 +31,12 @@ impl Select {
         self.within_hours.is_some() || self.news
     }
 
+    /// Whether rows leave it although their pages are still there.
+    #[must_use]
+    pub fn is_window(&self) -> bool {
+        self.depends_on_time()
+    }
+
     /// Whether it takes every row.
     #[must_use]
     pub fn is_everything(&self) -> bool {

@@ -7,7 +7,7 @@ pub mod sitemap_part;
 pub mod snapshot;
 
 use crate::runner::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How a job's part ended.
@@ -28,7 +28,7 @@ pub enum Job {
     Snapshot,
     /// Rewrites a region from another's snapshot and the stream.
     Resync,
-    /// Brings a sitemap up to date.
+    /// Brings the sitemaps of a site up to date.
     Sitemap,
     /// Builds one part of a sitemap; started by the sitemap job.
     SitemapPart,
@@ -94,7 +94,7 @@ impl Job {
                 let around = context.cron.sitemap_surroundings();
                 let (run, left) = (context.run.as_str(), context.time_left());
                 let refreshed = sitemap::run(&around, &context.args, run, left).await?;
-                Ok(Part::Done(serde_json::to_value(refreshed)?))
+                Ok(Part::Done(json!({ "sitemaps": refreshed })))
             }
             Job::SitemapPart => {
                 sitemap_part::run(&context.cron.sitemap_surroundings(), &context.args).await?;

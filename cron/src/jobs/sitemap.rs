@@ -1,4 +1,5 @@
-//! The sitemap job: brings the sitemap of one site up to date. Its argument is the site's name, `{"site":"demo"}`.
+//! The sitemap job: brings the sitemaps of one site up to date. Its argument is the site's name, `{"site":"demo"}`; with
+//! `"sitemap":"news"` it is that one alone.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +15,8 @@ const QUERY_SHARE: f64 = 0.6;
 pub struct Args {
     /// The site, as in `sites/NAME.toml` in the state bucket.
     pub site: String,
+    /// The one of its sitemaps that is wanted; all where it is missing.
+    pub sitemap: Option<String>,
     /// Values of the query's named parameters, in place of those in the site's settings: `{"site":"demo","since":"…"}`.
     #[serde(flatten)]
     pub parameters: BTreeMap<String, Value>,
@@ -42,23 +45,27 @@ pub async fn run(
     args: &serde_json::Value,
     run_id: &str,
     time_left: Duration,
-) -> Result<Refreshed, SitemapError> {
+) -> Result<Vec<Refreshed>, SitemapError> {
     let args = Args::deserialize(args)?;
     let work_dir = tempfile::tempdir()?;
     let query_longest = time_left.mul_f64(QUERY_SHARE);
     let plain = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parameters = args.parameters.into_iter().map(|(name, value)| (name, plain(value))).collect();
-    let run = Run { site: &args.site, id: run_id, parameters: &parameters, query_longest, work_dir: work_dir.path() };
+    let sitemap = args.sitemap.as_deref();
+    let work_dir = work_dir.path();
+    let run = Run { site: &args.site, sitemap, id: run_id, parameters: &parameters, query_longest, work_dir };
     let refreshed = refresh::refresh(around, run).await?;
-    tracing::info!(
-        site = refreshed.site,
-        urls = refreshed.urls,
-        shards = refreshed.shards,
-        files_new = refreshed.published.files_new.len(),
-        files_rewritten = refreshed.published.files_rewritten.len(),
-        index_written = refreshed.published.index_written,
-        rejected = refreshed.report.rejected_total(),
-        "sitemap refreshed"
-    );
+    for one in &refreshed {
+        tracing::info!(
+            sitemap = one.site,
+            urls = one.urls,
+            shards = one.shards,
+            files_new = one.published.files_new.len(),
+            files_rewritten = one.published.files_rewritten.len(),
+            index_written = one.published.index_written,
+            rejected = one.report.rejected_total(),
+            "sitemap refreshed"
+        );
+    }
     Ok(refreshed)
 }

@@ -4,7 +4,8 @@ use super::call::once;
 use super::{Athena, Query, QueryError, Statement};
 use aws_sdk_athena::error::DisplayErrorContext;
 use aws_sdk_athena::types::{
-    QueryExecution, QueryExecutionContext, QueryExecutionState, QueryExecutionStatus, ResultConfiguration,
+    QueryExecution, QueryExecutionContext, QueryExecutionState, QueryExecutionStatistics, QueryExecutionStatus,
+    ResultConfiguration,
 };
 use std::time::Duration;
 use twox_hash::XxHash3_128;
@@ -21,6 +22,8 @@ pub struct Finished {
     pub id: String,
     /// Where the list of the files that it wrote lies, `s3://bucket/key`; for UNLOAD.
     pub manifest: Option<String>,
+    /// How much it read, where that is known.
+    pub scanned_bytes: Option<u64>,
 }
 
 /// The token that makes starting a query harmless to repeat: one for each attempt of each run and what it asks for, 32
@@ -82,8 +85,12 @@ pub async fn wait(athena: Athena<'_>, id: &str, wait_longest: Duration) -> Resul
         let state = status.state.clone().unwrap_or(QueryExecutionState::Queued);
         match state {
             QueryExecutionState::Succeeded => {
-                let manifest = execution.statistics.and_then(|statistics| statistics.data_manifest_location);
-                return Ok(Finished { id: id.to_owned(), manifest: manifest.filter(|manifest| !manifest.is_empty()) });
+                let statistics = execution.statistics.unwrap_or_else(|| QueryExecutionStatistics::builder().build());
+                return Ok(Finished {
+                    id: id.to_owned(),
+                    manifest: statistics.data_manifest_location.filter(|manifest| !manifest.is_empty()),
+                    scanned_bytes: statistics.data_scanned_in_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+                });
             }
             QueryExecutionState::Failed | QueryExecutionState::Cancelled => return Err(failed(id, &state, &status)),
             _ => {}

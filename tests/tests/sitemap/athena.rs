@@ -95,8 +95,9 @@ impl Stage {
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let dir = tempfile::tempdir().unwrap();
         let query_longest = Duration::from_secs(600);
-        let run = Run { site, id: &id, parameters: &parameters, query_longest, work_dir: dir.path() };
+        let run = Run { site, sitemap: None, id: &id, parameters: &parameters, query_longest, work_dir: dir.path() };
         let refreshed = refresh::refresh(&self.around, run).await.map_err(|error| error.to_string());
+        let refreshed = refreshed.map(|mut sitemaps| sitemaps.remove(0));
         assert_eq!(self.keys(STATE, "athena/unload/").await, Vec::<String>::new(), "an UNLOAD's files stayed");
         refreshed
     }

@@ -138,7 +138,8 @@ impl World {
         let future = Box::pin(async move {
             let query_longest = Duration::from_secs(60);
             let parameters = BTreeMap::new();
-            let run = Run { site: SITE, id, parameters: &parameters, query_longest, work_dir: work_dir.path() };
+            let work_dir = work_dir.path();
+            let run = Run { site: SITE, sitemap: None, id, parameters: &parameters, query_longest, work_dir };
             refresh::refresh(&around, run).await
         });
         Running { actor, future, outcome: None }
@@ -217,8 +218,8 @@ pub(crate) struct Lasting {
 /// A run under way. Dropping it is the end of its process.
 pub(crate) struct Running {
     pub(crate) actor: usize,
-    future: Pin<Box<dyn Future<Output = Result<Refreshed, RefreshError>>>>,
-    pub(crate) outcome: Option<Result<Refreshed, RefreshError>>,
+    future: Pin<Box<dyn Future<Output = Result<Vec<Refreshed>, RefreshError>>>>,
+    pub(crate) outcome: Option<Result<Vec<Refreshed>, RefreshError>>,
 }
 
 impl Running {
@@ -273,7 +274,7 @@ impl World {
         job: &Job,
         at: usize,
         fate: Fate,
-    ) -> (Option<Result<Refreshed, RefreshError>>, String) {
+    ) -> (Option<Result<Vec<Refreshed>, RefreshError>>, String) {
         let mut running = self.start(0, job);
         let (mut calls, mut hurt) = (0, String::new());
         while let Some(call) = running.next_call(&self.store) {
