@@ -7,8 +7,10 @@ use crate::canonical::HostsError;
 use crate::closure::{self, Circle, Meeting};
 use crate::columns::Columns;
 use crate::cut::{Cutter, Limits, Piece, Take};
+use crate::guard::{self, Drop};
 use crate::keys;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Retired, Shard};
+use crate::newest::Newest;
 use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
 use crate::row::{ROW_FORMAT, Row};
@@ -17,7 +19,7 @@ use crate::source::{self, Sink, SourceError, merge};
 use crate::xml;
 use libdeflater::{CompressionLvl, Compressor};
 use std::cmp;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +35,11 @@ const ROWS_TOLD: u64 = 4096;
 
 /// [`Options::drop_percent_max`] where nothing else is said.
 pub const DROP_PERCENT_MAX: u32 = 50;
+
+/// What is told where a sitemap of recent pages or news has none.
+pub const NOTHING_NEW: &str = "no page is in the sitemap's window: what was published last stays";
+/// Why a row is not among the newest.
+const NOT_NEWEST: &str = "older than the newest pages, which alone the sitemap takes";
 
 /// What shards are written as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +77,10 @@ pub struct Options {
     pub level: i32,
     /// How many percent fewer URLs than before are believed; more is taken for a truncated list and refused.
     pub drop_percent_max: u32,
+    /// The same for single kinds.
+    pub kinds_drop_percent_max: BTreeMap<String, u32>,
+    /// Who allows a greater drop in this run, and why, if somebody does.
+    pub accept_drop: Option<String>,
     /// The run's ID.
     pub run: String,
     /// Rows held in memory where the input has to be sorted, in bytes.
@@ -88,6 +99,8 @@ impl Options {
             packing: Packing::Gzip,
             level: 4,
             drop_percent_max: DROP_PERCENT_MAX,
+            kinds_drop_percent_max: BTreeMap::new(),
+            accept_drop: None,
             run: run.into(),
             sort_memory_bytes: MEMORY_BYTES,
             rows_read: Arc::default(),
@@ -109,17 +122,10 @@ pub enum BuildError {
     Empty(u64, Box<Report>),
     /// Far fewer pages than before.
     #[error(
-        "{after} pages are left of {before}, more than {percent} % fewer: if that is right, allow the drop for this \
-         run; nothing was written, the last good sitemap stays"
+        "{}: if that is right, accept the drop for this run; nothing was written, the last good sitemap stays",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
-    Drop {
-        /// URLs before.
-        before: u64,
-        /// URLs now.
-        after: u64,
-        /// What is allowed.
-        percent: u32,
-    },
+    Drop(Vec<Drop>),
     /// More shards than an index may name.
     #[error("{0} shards are more than the 50,000 that one index may name: split the page list into several sitemaps")]
     TooManyShards(usize),
@@ -276,6 +282,8 @@ pub struct Build<'a> {
     rows_read: Arc<AtomicU64>,
     /// A row on its way to the sorter.
     row: Vec<u8>,
+    /// Holds rows back where only the newest are taken.
+    newest: Option<Newest>,
     cutter: Cutter,
     stage: Stage<'a>,
     emitted: u64,
@@ -306,7 +314,9 @@ impl<'a> Build<'a> {
         }
         fs::create_dir_all(&staging).map_err(io_error(&staging))?;
         let rejects = work_dir.join(keys::REJECTS);
-        let ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
+        let mut ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
+        // Kinds with a guard are counted by name, however many others there are.
+        ledger.report.kinds = options.kinds_drop_percent_max.keys().map(|kind| (kind.clone(), 0)).collect();
         let stage = Stage::new(previous, staging, options, standing)?;
         Ok(Self {
             options,
@@ -314,6 +324,7 @@ impl<'a> Build<'a> {
             sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
             rows_read: Arc::clone(&options.rows_read),
             row: Vec::new(),
+            newest: options.policy.select.newest.map(Newest::new),
             cutter: Cutter::new(options.limits, stage.previous.shards.clone()),
             stage,
             emitted: 0,
@@ -345,6 +356,10 @@ impl<'a> Build<'a> {
             })?;
         }
         self.place_waiting()?;
+        for row in self.newest.take().map(Newest::into_rows).unwrap_or_default() {
+            self.cutter.unplaced().0.extend_from_slice(&row);
+            self.place_waiting()?;
+        }
         self.cutter.finish(&mut self.stage)?;
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
         let report = self.gate.close(self.emitted).map_err(io_error(&rejects))?;
@@ -412,9 +427,16 @@ impl<'a> Build<'a> {
     }
 
     fn place_waiting(&mut self) -> Result<(), BuildError> {
-        let (rows, waiting) = self.cutter.unplaced();
-        self.emitted += u64::from(waiting < rows.len());
-        self.cutter.place(&mut self.stage)
+        let (rows, start) = self.cutter.unplaced();
+        let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
+        let Some(newest) = &mut self.newest else {
+            self.emitted += 1;
+            return self.cutter.place(&mut self.stage);
+        };
+        let (end, too_old) = (start + waiting.as_bytes().len(), newest.take(&waiting));
+        rows.drain(start..end);
+        let rejects = self.stage.staging.with_file_name(keys::REJECTS);
+        too_old.iter().try_for_each(|loc| self.gate.too_old(NOT_NEWEST, loc)).map_err(io_error(&rejects))
     }
 
     fn rejects_error(&self) -> impl FnOnce(io::Error) -> BuildError + use<> {
@@ -558,17 +580,25 @@ pub(crate) struct Assembly<'a> {
 impl Assembly<'_> {
     /// Holds the whole against the guards and makes its manifest.
     pub(crate) fn finish(self) -> Result<Built, BuildError> {
-        let Self { previous, shards, options, report, .. } = self;
-        if report.emitted == 0 {
+        let Self { previous, mut shards, options, mut report, .. } = self;
+        // That nothing is new is a state of the world, and a list without rows is none. An empty sitemap is not valid,
+        // and one that is gone is an error to every crawler, so the last one stays until there is something to say.
+        let stays = report.emitted == 0 && report.input > 0 && options.policy.select.is_window();
+        if report.emitted == 0 && !stays {
             return Err(BuildError::Empty(report.input, Box::new(report)));
         }
         if shards.len() > xml::SHARDS_MAX {
             return Err(BuildError::TooManyShards(shards.len()));
         }
-        let (before, after) = (previous.urls(), report.emitted);
-        if after * 100 < before * u64::from(100 - options.drop_percent_max.min(100)) {
-            return Err(BuildError::Drop { before, after, percent: options.drop_percent_max });
+        let mut kinds = report.kinds.clone();
+        let mut accepted = None;
+        if stays {
+            report.flag(NOTHING_NEW, 1);
+            (shards, kinds) = (previous.shards.clone(), previous.kinds.clone());
+        } else {
+            accepted = guard::check(options, &previous, &mut report)?;
         }
+        kinds.retain(|_, rows| *rows > 0);
         let mut retired = previous.retired.clone();
         let kept: HashSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();
         let gone = previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
@@ -588,6 +618,8 @@ impl Assembly<'_> {
             next_number: self.next_number,
             shards,
             retired,
+            kinds,
+            accepted,
         };
         Ok(Built { manifest, previous, changes: self.changes, strays, report })
     }

@@ -78,6 +78,13 @@ pub fn instant(canonical: &[u8]) -> Option<Timestamp> {
     text.parse().ok()
 }
 
+/// When a canonical lastmod is over, in milliseconds since the epoch: a date without a time lasts to its end.
+pub(crate) fn end_ms(canonical: &[u8]) -> Option<i64> {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let at_ms = instant(canonical)?.as_millisecond();
+    Some(if canonical.len() == 10 { at_ms + DAY_MS } else { at_ms })
+}
+
 fn canonical_any(text: &str, zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
     let bytes = text.as_bytes();
     if bytes.len() > 64 || bytes.len() < 10 || !is_date(&bytes[..10]) {

@@ -3,9 +3,10 @@
 //! It is the memory between runs. From it come stable file names, the key ranges that keep a URL in its shard, and the
 //! knowledge that a shard need not be made again. JSON, version 1; every manifest is written once and never changed.
 
+use crate::guard::Accepted;
 use crate::row::ROW_FORMAT;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// The version of the manifest's form.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -67,6 +68,12 @@ pub struct Manifest {
     pub shards: Vec<Shard>,
     /// Files that wait to be removed.
     pub retired: Vec<Retired>,
+    /// How many rows of each kind passed, where the input tells kinds: what the next run's guards begin from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kinds: BTreeMap<String, u64>,
+    /// A drop that was allowed in its run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
 }
 
 /// Why a manifest cannot be used.
@@ -95,6 +102,8 @@ impl Manifest {
             next_number: 1,
             shards: Vec::new(),
             retired: Vec::new(),
+            kinds: BTreeMap::new(),
+            accepted: None,
         }
     }
 
@@ -155,6 +164,7 @@ impl Manifest {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::guard::Drop;
     use proptest::prelude::*;
 
     pub(crate) fn shard(file: &str, lower: &str, last: &str) -> Shard {
@@ -204,7 +214,8 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
-            keys in proptest::collection::btree_set("[a-z0-9%/.]{1,8}", 0..12), urls in 1_u32..50_000, run in "\\PC{0,9}", stamp in "\\PC{0,9}",
+            keys in proptest::collection::btree_set("[a-z0-9%/.]{1,8}", 0..12), urls in 1_u32..50_000, kinds in proptest::collection::btree_map("\\PC{1,9}", 0_u64..9, 0..3),
+            run in "\\PC{0,9}", stamp in "\\PC{0,9}",
         ) {
             let mut lower = String::new();
             let mut shards = Vec::new();
@@ -215,7 +226,9 @@ pub(crate) mod tests {
                     lower = last;
                 }
             }
-            let manifest = Manifest { shards, run, ..Manifest::empty("https://a.example") };
+            let drops = vec![Drop { kind: Some(run.clone()), before: 9, after: 1, percent_max: 5 }];
+            let accepted = (urls % 2 == 0).then(|| Accepted { by: run.clone(), at_ms: 1, drops });
+            let manifest = Manifest { shards, run, kinds, accepted, ..Manifest::empty("https://a.example") };
             prop_assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
         }
     }

@@ -23,6 +23,15 @@ pub use crate::columns::COLUMNS;
 /// Why a row of a site with several sitemaps is in none of them.
 pub const UNSELECTED: &str = "no sitemap of the site selects it by kind, locale or host";
 
+/// What is told where most pages say that they changed just now: a list that stamps every page with the time of its
+/// making, more often than a day on which they did.
+pub const MOVED: &str =
+    "lastmod says changed since yesterday, of more than half of all pages: engines stop believing it";
+/// The share of pages, in percent, above which [`MOVED`] is told.
+const MOVED_PERCENT_MAX: u64 = 50;
+/// Fewer pages may well all change in a day.
+const MOVED_MIN: u64 = 1000;
+
 /// A row as it was read. An empty field is an absent one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RawPage<'a> {
@@ -161,6 +170,10 @@ pub struct Gate {
     selects: bool,
     /// The day after tomorrow, as text: a date that is not before it is in the future in every zone.
     future_from: String,
+    /// The day before the run, as text.
+    yesterday: String,
+    /// Rows whose lastmod is not before that.
+    moved: u64,
     ledger: Ledger,
 }
 
@@ -170,13 +183,16 @@ impl Gate {
     /// # Errors
     /// Where a host of the policy is none.
     pub fn new(policy: Policy, ledger: Ledger) -> Result<Self, HostsError> {
-        const TWO_DAYS_MS: i64 = 2 * 24 * 3600 * 1000;
+        const DAY_MS: i64 = 24 * 3600 * 1000;
         let addresses = policy.addresses()?;
-        let future = jiff::Timestamp::from_millisecond(policy.now_ms.saturating_add(TWO_DAYS_MS));
-        let future_from = future.map_or_else(|_| "9999-99-99".to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d")));
+        let day = |ms| {
+            let at = jiff::Timestamp::from_millisecond(policy.now_ms.saturating_add(ms));
+            at.map_or_else(|_| "9999-99-99".to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d")))
+        };
+        let (future_from, yesterday) = (day(2 * DAY_MS), day(-DAY_MS));
         let extensions = Extensions::new(policy.base.clone());
         let selects = !policy.select.is_everything();
-        Ok(Self { policy, addresses, extensions, selects, future_from, ledger })
+        Ok(Self { policy, addresses, extensions, selects, future_from, yesterday, moved: 0, ledger })
     }
 
     /// What the columns of the input are called.
@@ -255,6 +271,14 @@ impl Gate {
         self.ledger.note(Outcome::Dropped, reason, 0, value, "")
     }
 
+    /// Accounts for a row that passed and is not taken after all, since newer ones are there.
+    ///
+    /// # Errors
+    /// Where the rejects file cannot be written.
+    pub(crate) fn too_old(&mut self, reason: &'static str, loc: &[u8]) -> io::Result<()> {
+        self.ledger.note(Outcome::Excluded, reason, 0, loc, "")
+    }
+
     /// Reads the extensions of `page`; true where it is thereby not of this sitemap.
     fn extend(&mut self, page: &RawPage<'_>, loc: &[u8]) -> io::Result<bool> {
         self.extensions.read(page, loc, &self.addresses, &self.policy);
@@ -301,6 +325,10 @@ impl Gate {
     /// Where the rejects file cannot be written.
     pub fn close(mut self, urls: u64) -> io::Result<crate::report::Report> {
         self.ledger.report.emitted = urls;
+        let is_most = self.moved * 100 > urls * MOVED_PERCENT_MAX && self.moved >= MOVED_MIN;
+        if is_most && !self.policy.select.is_window() {
+            self.ledger.report.flag(MOVED, self.moved);
+        }
         self.ledger.close()
     }
 
@@ -353,6 +381,9 @@ impl Gate {
         let month = |text: &[u8]| text.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
         if month(&out[start..]) >= month(self.future_from.as_bytes()) && out[start..] >= *self.future_from.as_bytes() {
             self.ledger.note(Outcome::Flagged, "lastmod is in the future", line, text, "")?;
+        }
+        if month(&out[start..]) >= month(self.yesterday.as_bytes()) && out[start..] >= *self.yesterday.as_bytes() {
+            self.moved += 1;
         }
         Ok(())
     }

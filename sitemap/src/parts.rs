@@ -476,7 +476,9 @@ async fn work_on(
     let upper = plan.lowers.get(part).map(String::as_str);
     let bucket = Bucket::open(reach.s3.clone(), site.target.clone()).await?;
     let input = Input::of_files(input::download(reach.s3, objects, work_dir).await?);
-    let options = Options { drop_percent_max: 100, ..site.sitemap.options(&plan.run, plan.now_ms) };
+    // The whole is held against the guards; a part only counts.
+    let mut options = Options { drop_percent_max: 100, ..site.sitemap.options(&plan.run, plan.now_ms) };
+    options.kinds_drop_percent_max.values_mut().for_each(|percent| *percent = 100);
     let window = window(previous, part, lower, upper);
     let range = Range { part, lower, upper };
     let built = build_part(reach.athena, &input, &window, &range, (work_dir, &options, &bucket)).await;

@@ -204,7 +204,8 @@ async fn write_index<P: Place, L: Lease>(
     current: &mut Option<Vec<u8>>,
 ) -> Result<bool, PlaceError> {
     let bytes = xml::index(entries, &manner.files_url);
-    if current.as_ref() == Some(&bytes) {
+    // An index of nothing is not valid: a sitemap of recent pages that never had one has none.
+    if entries.is_empty() || current.as_ref() == Some(&bytes) {
         return Ok(false);
     }
     lease.renew().await?;

@@ -10,6 +10,7 @@
 
 use crate::athena::{self, Athena, Fetch, ParameterError, SqlText, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
+use crate::guard::Accepted;
 use crate::input::{Attempt, Input, InputError, Reach, ReadError, Source};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
@@ -62,6 +63,8 @@ pub struct Run<'a> {
     pub id: &'a str,
     /// Values of the query's named parameters, in place of those in the settings.
     pub parameters: &'a BTreeMap<String, String>,
+    /// Who allows that far fewer URLs are left than the guards believe, and why, if somebody does.
+    pub accept_drop: Option<&'a str>,
     /// How long the query may take.
     pub query_longest: Duration,
     /// A directory of its own for working files.
@@ -96,6 +99,9 @@ pub struct Refreshed {
     pub input_unchanged: bool,
     /// The account of the rows.
     pub report: Report,
+    /// A drop that was allowed in this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
     /// What was written.
     pub published: Published,
     /// The key of the committed manifest.
@@ -282,7 +288,10 @@ async fn under_lease(
     let (longest, work_dir) = (run.query_longest, run.work_dir);
     let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
     let strays = bucket.strays(&held.document.state.intent).await?;
-    let options = site.sitemap.options(run.id, around.clock.now_ms());
+    let options = Options {
+        accept_drop: run.accept_drop.map(str::to_owned),
+        ..site.sitemap.options(run.id, around.clock.now_ms())
+    };
     // What a sitemap hangs on beside its rows; where rows are chosen by the time, that is a part of it.
     let values = statement.parameters.join("\n");
     let policy = options.policy.fingerprint();
@@ -332,7 +341,8 @@ async fn under_lease(
     let times = (began_ms, around.clock.now_ms());
     teller.report(Entry::new(run.id, times, &manifest, &published, &report), &report).await;
     let site = run.site.to_owned();
-    Ok(Refreshed { site, urls, shards, input_unchanged, report, published, manifest: key, rejects, told })
+    let accepted = manifest.accepted.filter(|_| !input_unchanged);
+    Ok(Refreshed { site, urls, shards, input_unchanged, report, accepted, published, manifest: key, rejects, told })
 }
 
 /// The lease of a site's state object, renewed by a compare-and-swap.
@@ -500,6 +510,7 @@ impl Surroundings {
         if let Some(key) = &held.document.state.manifest
             && manifest.shards == previous.shards
             && manifest.retired == previous.retired
+            && manifest.kinds == previous.kinds
             && held.document.state.intent.is_empty()
         {
             // Goes out with the release of the lease.

@@ -88,6 +88,11 @@ impl Report {
         self.input == self.emitted + self.duplicates + self.excluded_total() + self.rejected_total()
     }
 
+    /// Tells of `count` things to look at, for `reason`.
+    pub(crate) fn flag(&mut self, reason: &str, count: u64) {
+        *self.flagged.entry(reason.to_owned()).or_default() += count;
+    }
+
     /// Counts a row of `kind` that passed.
     pub(crate) fn count_kind(&mut self, kind: &[u8]) {
         let kind = kind.trim_ascii();

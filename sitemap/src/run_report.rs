@@ -3,6 +3,7 @@
 //! Promises: at most [`RUNS_MAX`] runs are kept; the page needs nothing from outside, no script, no font, no picture, and
 //! shows only what is in the JSON. What comes from page lists is escaped.
 
+use crate::guard::Accepted;
 use crate::keys;
 use crate::manifest::Manifest;
 use crate::publish::Published;
@@ -55,6 +56,9 @@ pub struct Entry {
     pub dropped: BTreeMap<String, u64>,
     /// Things to look at, by reason.
     pub flagged: BTreeMap<String, u64>,
+    /// A drop that was allowed in this run: by whom, and what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
 }
 
 impl Entry {
@@ -82,6 +86,7 @@ impl Entry {
             rejected: report.rejected.clone(),
             dropped: report.dropped.clone(),
             flagged: report.flagged.clone(),
+            accepted: manifest.accepted.clone().filter(|_| manifest.run == run),
         }
     }
 }

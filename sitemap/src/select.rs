@@ -1,8 +1,10 @@
 //! Which rows of a page list belong to one sitemap of a site; the others are for its other sitemaps.
 
 use crate::lastmod;
+use crate::newest::NEWEST_MAX;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 const HOUR_MS: i64 = 3_600_000;
 /// How old a news article may be (Google's rules for news sitemaps: the last two days), in hours.
@@ -20,6 +22,9 @@ pub struct Select {
     pub hosts: Vec<String>,
     /// Rows whose lastmod is at most so many hours old. A date without a time counts to its end.
     pub within_hours: Option<u32>,
+    /// Of the rows that meet the rest, so many, the newest by lastmod; at most [`NEWEST_MAX`].
+    #[serde(deserialize_with = "newest")]
+    pub newest: Option<u32>,
     /// Rows that are news articles of the last [`NEWS_HOURS`].
     pub news: bool,
 }
@@ -34,7 +39,7 @@ impl Select {
     /// Whether rows leave it although their pages are still there.
     #[must_use]
     pub fn is_window(&self) -> bool {
-        self.depends_on_time()
+        self.depends_on_time() || self.newest.is_some()
     }
 
     /// Whether it takes every row.
@@ -60,11 +65,24 @@ impl Select {
 
     /// Why a row is not of this sitemap at `now_ms` for its canonical `lastmod`; `None` where it is.
     pub(crate) fn refuses_lastmod(&self, lastmod: &[u8], now_ms: i64) -> Option<&'static str> {
-        let hours = self.within_hours?;
+        if self.within_hours.is_none() && self.newest.is_none() {
+            return None;
+        }
         match lastmod::instant(lastmod) {
             None => Some("no lastmod, and the sitemap is of recent pages"),
-            Some(at) => is_older(at, lastmod, hours, now_ms).then_some("lastmod is older than the sitemap's window"),
+            Some(at) => {
+                let is_old = self.within_hours.is_some_and(|hours| is_older(at, lastmod, hours, now_ms));
+                is_old.then_some("lastmod is older than the sitemap's window")
+            }
         }
+    }
+}
+
+fn newest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let newest = u32::deserialize(deserializer)?;
+    match newest {
+        1..=NEWEST_MAX => Ok(Some(newest)),
+        _ => Err(D::Error::custom(format!("newest is {newest}: give 1 to {NEWEST_MAX} pages"))),
     }
 }
 
@@ -142,5 +160,19 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_known_is_refused() {
         assert!(toml::from_str::<Select>("kind = [\"x\"]").is_err());
+        for bad in [0, 10_001] {
+            let error = toml::from_str::<Select>(&format!("newest = {bad}")).unwrap_err().to_string();
+            assert!(error.contains("give 1 to 10000"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_only_shrinks_because_time_goes_by_is_a_window() {
+        for window in ["within_hours = 1", "news = true", "newest = 5"] {
+            assert!(select(window).is_window() && !select(window).is_everything());
+        }
+        assert!(!select("kinds = [\"x\"]").is_window() && !select("newest = 5").depends_on_time());
+        assert!(select("newest = 5").refuses_lastmod(b"", NOW_MS).is_some());
+        assert_eq!(select("newest = 5").refuses_lastmod(b"2001-01-01", NOW_MS), None);
     }
 }

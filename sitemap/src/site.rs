@@ -13,10 +13,11 @@ use crate::keys;
 use crate::loc::BaseUrl;
 use crate::pages::{self, Policy};
 use crate::parts;
+use crate::report::KINDS_MAX;
 use crate::select::Select;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// Sitemaps that a site may have.
@@ -114,6 +115,7 @@ struct FileShards {
 #[serde(deny_unknown_fields)]
 struct FileGuard {
     drop_percent_max: Option<u32>,
+    kinds: Option<BTreeMap<String, u32>>,
 }
 
 fn edge_ttl_seconds() -> u64 {
@@ -145,6 +147,8 @@ pub struct Sitemap {
     pub level: i32,
     /// How many percent fewer URLs than before are believed.
     pub drop_percent_max: u32,
+    /// The same for single kinds.
+    pub kinds_drop_percent_max: BTreeMap<String, u32>,
 }
 
 impl Sitemap {
@@ -158,6 +162,7 @@ impl Sitemap {
             limits: self.limits,
             level: self.level,
             drop_percent_max: self.drop_percent_max,
+            kinds_drop_percent_max: self.kinds_drop_percent_max.clone(),
             ..Options::new(policy, run)
         }
     }
@@ -210,6 +215,10 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Site>, SiteError> {
         settings.check().map_err(|(field, problem)| wrong(field, problem))?;
     }
     let sitemaps = file.sitemaps(name)?;
+    if scale.parts > 1 && sitemaps.iter().any(|(sitemap, _)| sitemap.rows.select.newest.is_some()) {
+        let problem = "is more than 1, and no part knows which pages are the newest of all";
+        return Err(wrong("scale.parts", format!("{problem}: leave rows.select.newest out")));
+    }
     if scale.parts > 1 && sitemaps.len() > 1 {
         let problem =
             format!("is {} for {} sitemaps: a part is a key range of one sitemap", scale.parts, sitemaps.len());
@@ -271,6 +280,7 @@ impl File {
                 others,
                 level: level(&entry.shards, &wrong)?,
                 drop_percent_max: drop_percent_max(&entry, &wrong)?,
+                kinds_drop_percent_max: entry.guard.kinds.clone().unwrap_or_default(),
                 name: entry.name.clone(),
             };
             // What leaves a window is no page that is gone.
@@ -324,7 +334,10 @@ impl FileShards {
 impl FileGuard {
     /// What it says, and where it says nothing what `other` does.
     fn or(&self, other: &Self) -> Self {
-        Self { drop_percent_max: self.drop_percent_max.or(other.drop_percent_max) }
+        Self {
+            drop_percent_max: self.drop_percent_max.or(other.drop_percent_max),
+            kinds: self.kinds.clone().or_else(|| other.kinds.clone()),
+        }
     }
 }
 
@@ -376,6 +389,13 @@ fn drop_percent_max(entry: &FileSitemap, wrong: &Wrong<'_>) -> Result<u32, SiteE
     let drop_percent_max = entry.guard.drop_percent_max.unwrap_or(usual);
     if drop_percent_max > 100 {
         return Err(wrong("guard.drop_percent_max", format!("is {drop_percent_max}: give 0 to 100")));
+    }
+    let kinds = entry.guard.kinds.iter().flatten();
+    if let Some((kind, percent)) = kinds.clone().find(|(_, percent)| **percent > 100) {
+        return Err(wrong("guard.kinds", format!("has {kind} = {percent}: give 0 to 100")));
+    }
+    if kinds.count() > KINDS_MAX / 2 {
+        return Err(wrong("guard.kinds", format!("has more than {} kinds: guard those that matter", KINDS_MAX / 2)));
     }
     Ok(drop_percent_max)
 }
@@ -477,6 +497,8 @@ mod tests {
             ("prefix = \"/a/b\"", "[shards]\nmax_urls = 5\ntarget_urls = 6", "shards.target_urls"),
             ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
             ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
+            ("prefix = \"/a/b\"", "[guard.kinds]\nproduct = 101", "guard.kinds"),
+            ("prefix = \"/a/b\"", "[scale]\nparts = 2\n[rows.select]\nnewest = 5", "scale.parts"),
             ("prefix = \"/a/b\"", "[indexnow]\nkey = \"short\"", "indexnow.key"),
         ];
         for (good, bad, field) in cases {

@@ -17,6 +17,8 @@ pub struct Args {
     pub site: String,
     /// The one of its sitemaps that is wanted; all where it is missing.
     pub sitemap: Option<String>,
+    /// Who allows that far fewer URLs are left than the guards believe, and why: for this run, and on record.
+    pub accept_drop: Option<String>,
     /// Values of the query's named parameters, in place of those in the site's settings: `{"site":"demo","since":"…"}`.
     #[serde(flatten)]
     pub parameters: BTreeMap<String, Value>,
@@ -53,7 +55,8 @@ pub async fn run(
     let parameters = args.parameters.into_iter().map(|(name, value)| (name, plain(value))).collect();
     let sitemap = args.sitemap.as_deref();
     let work_dir = work_dir.path();
-    let run = Run { site: &args.site, sitemap, id: run_id, parameters: &parameters, query_longest, work_dir };
+    let (site, accept_drop) = (args.site.as_str(), args.accept_drop.as_deref());
+    let run = Run { site, sitemap, id: run_id, parameters: &parameters, accept_drop, query_longest, work_dir };
     let refreshed = refresh::refresh(around, run).await?;
     for one in &refreshed {
         tracing::info!(

@@ -189,7 +189,8 @@ impl Directory {
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(|source| DirectoryError::Open { path: staging, source })?;
         }
-        if manifest.shards == previous.shards && manifest.retired == previous.retired {
+        let same_files = manifest.shards == previous.shards && manifest.retired == previous.retired;
+        if same_files && manifest.kinds == previous.kinds {
             return Ok(());
         }
         let bytes = manifest.to_json().map_err(ManifestError::Parse);

@@ -39,6 +39,7 @@ pub(super) fn render(history: &History) -> String {
             reasons(&mut out, "Excluded rows of the last run, by reason", &last.excluded);
             reasons(&mut out, "Fields dropped in the last run, by reason", &last.dropped);
             reasons(&mut out, "To look at in the last run", &last.flagged);
+            accepted(&mut out, &history.runs);
             samples(&mut out, history);
             table(&mut out, &history.runs);
         }
@@ -50,6 +51,20 @@ pub(super) fn render(history: &History) -> String {
 /// Formatting into a `String` cannot fail.
 macro_rules! put {
     ($out:expr, $($part:tt)*) => { write!($out, $($part)*).unwrap_or_default() };
+}
+
+/// Drops that somebody allowed, the last first.
+fn accepted(out: &mut String, runs: &[Entry]) {
+    let mut runs = runs.iter().rev().filter_map(|run| Some((run, run.accepted.as_ref()?))).peekable();
+    if runs.peek().is_none() {
+        return;
+    }
+    out.push_str("<h2>Drops that were allowed</h2>\n<ul>\n");
+    for (run, accepted) in runs.take(ROWS_MAX) {
+        let drops: Vec<String> = accepted.drops.iter().map(ToString::to_string).collect();
+        put!(out, "<li>{}: {} ({})</li>\n", escape(&run.run), escape(&drops.join("; ")), escape(&accepted.by));
+    }
+    out.push_str("</ul>\n");
 }
 
 fn summary(out: &mut String, history: &History, last: &Entry) {

@@ -11,16 +11,16 @@ use std::time::Duration;
 use tidemark_local::{CloudOptions, HUB, LocalCloud, sdk_config};
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::parts::{self, StartPart};
-use tidemark_sitemap::refresh::{self, Refreshed, Run, Surroundings};
+use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
 use tidemark_tests::athena::ModelAthena;
 
-const STATE: &str = "state";
-const PUBLIC: &str = "maps";
-const ROWS: usize = 9_000;
+pub(crate) const STATE: &str = "state";
+pub(crate) const PUBLIC: &str = "maps";
+pub(crate) const ROWS: usize = 9_000;
 /// 22 November 2025.
-const NOW_MS: i64 = 1_763_800_000_000;
+pub(crate) const NOW_MS: i64 = 1_763_800_000_000;
 
-struct Stage {
+pub(crate) struct Stage {
     model: ModelAthena,
     cloud: LocalCloud,
     around: Surroundings,
@@ -47,7 +47,7 @@ fn settings(query: &str) -> String {
     )
 }
 
-fn query(fetch: &str, sql: &str) -> String {
+pub(crate) fn query(fetch: &str, sql: &str) -> String {
     settings(&format!(
         "[query]\nsql = \"\"\"{sql}\"\"\"\ndatabase = \"d\"\noutput = \"s3://{STATE}/athena/\"\nfetch = \"{fetch}\"\n"
     ))
@@ -57,7 +57,7 @@ const ALL: &str =
     "SELECT loc, lastmod FROM pages ORDER BY (CASE WHEN loc LIKE '/%' THEN 'https://a.example' ELSE '' END) || loc";
 
 impl Stage {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let cloud = LocalCloud::start(&CloudOptions::of_this_clone()).unwrap();
         let model = ModelAthena::start(&cloud).unwrap();
         let config = sdk_config(&cloud, HUB);
@@ -75,11 +75,11 @@ impl Stage {
         stage
     }
 
-    fn tell(&mut self, command: Value) {
+    pub(crate) fn tell(&mut self, command: Value) {
         self.model.tell(&command).unwrap();
     }
 
-    async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let body = aws_sdk_s3::primitives::ByteStream::from(body.into());
         self.around.s3.put_object().bucket(STATE).key(key).body(body).send().await.unwrap();
     }
@@ -89,22 +89,48 @@ impl Stage {
     }
 
     async fn run_with(&mut self, site: &str, parameters: &[(&str, &str)]) -> Result<Refreshed, String> {
-        self.runs += 1;
-        let id = format!("run-{}", self.runs);
         let parameters: BTreeMap<String, String> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let refreshed = self.refresh(site, None, &parameters, None).await;
+        refreshed.map(|mut sitemaps| sitemaps.remove(0)).map_err(|error| error.to_string())
+    }
+
+    /// All sitemaps of a site, or one.
+    pub(crate) async fn run_all(&mut self, site: &str, sitemap: Option<&str>) -> Result<Vec<Refreshed>, RefreshError> {
+        self.refresh(site, sitemap, &BTreeMap::new(), None).await
+    }
+
+    /// All, whatever they lose.
+    pub(crate) async fn run_accepting(&mut self, site: &str, by: &str) -> Result<Vec<Refreshed>, RefreshError> {
+        self.refresh(site, None, &BTreeMap::new(), Some(by)).await
+    }
+
+    async fn refresh(
+        &mut self,
+        site: &str,
+        sitemap: Option<&str>,
+        parameters: &BTreeMap<String, String>,
+        accept_drop: Option<&str>,
+    ) -> Result<Vec<Refreshed>, RefreshError> {
+        self.runs += 1;
+        let id = format!("run-{}", self.runs);
         let dir = tempfile::tempdir().unwrap();
         let query_longest = Duration::from_secs(600);
-        let run = Run { site, sitemap: None, id: &id, parameters: &parameters, query_longest, work_dir: dir.path() };
-        let refreshed = refresh::refresh(&self.around, run).await.map_err(|error| error.to_string());
-        let refreshed = refreshed.map(|mut sitemaps| sitemaps.remove(0));
+        let run = Run { site, sitemap, id: &id, parameters, accept_drop, query_longest, work_dir: dir.path() };
+        let refreshed = refresh::refresh(&self.around, run).await;
         assert_eq!(self.keys(STATE, "athena/unload/").await, Vec::<String>::new(), "an UNLOAD's files stayed");
         refreshed
     }
 
-    async fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
+    pub(crate) async fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
         let list = self.around.s3.list_objects_v2().bucket(bucket).prefix(prefix).send().await.unwrap();
         list.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect()
+    }
+
+    /// An object of the state bucket.
+    pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
+        let object = self.around.s3.get_object().bucket(STATE).key(key).send().await.unwrap();
+        object.body.collect().await.unwrap().to_vec()
     }
 
     /// Every shard with its bytes. The index tells the time of the run besides, which waiting moves on this clock.
@@ -115,7 +141,7 @@ impl Stage {
     }
 
     /// Every public file with its bytes.
-    async fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) async fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
         for key in self.keys(PUBLIC, "").await {
             let object = self.around.s3.get_object().bucket(PUBLIC).key(&key).send().await.unwrap();
@@ -125,16 +151,16 @@ impl Stage {
     }
 
     /// Forgets what was published, so that the next run begins anew.
-    async fn wipe(&self, site: &str) {
+    pub(crate) async fn wipe(&self, site: &str) {
         for key in self.keys(PUBLIC, "").await {
             self.around.s3.delete_object().bucket(PUBLIC).key(key).send().await.unwrap();
         }
-        for key in self.keys(STATE, &format!("sitemaps/{site}/")).await {
+        for key in self.keys(STATE, &format!("sitemaps/{site}")).await {
             self.around.s3.delete_object().bucket(STATE).key(key).send().await.unwrap();
         }
     }
 
-    fn calls(&mut self, operation: &str) -> Vec<Value> {
+    pub(crate) fn calls(&mut self, operation: &str) -> Vec<Value> {
         let journal = self.model.journal().unwrap();
         journal.into_iter().filter(|call| call["operation"] == operation).collect()
     }

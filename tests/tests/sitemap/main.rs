@@ -9,6 +9,7 @@ mod extensions;
 mod kill;
 mod race;
 mod readers;
+mod several;
 mod stability;
 mod store;
 mod tell;

@@ -139,7 +139,15 @@ impl World {
             let query_longest = Duration::from_secs(60);
             let parameters = BTreeMap::new();
             let work_dir = work_dir.path();
-            let run = Run { site: SITE, sitemap: None, id, parameters: &parameters, query_longest, work_dir };
+            let run = Run {
+                site: SITE,
+                sitemap: None,
+                id,
+                parameters: &parameters,
+                accept_drop: None,
+                query_longest,
+                work_dir,
+            };
             refresh::refresh(&around, run).await
         });
         Running { actor, future, outcome: None }

@@ -4,7 +4,8 @@ use super::progress::Bar;
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::tz::TimeZone;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
-use tidemark_sitemap::pages::{self, Policy};
+use tidemark_sitemap::pages;
 use tidemark_sitemap::place::directory::{Directory, Outcome};
 use tidemark_sitemap::run_report::{self, Entry};
+use tidemark_sitemap::site::{self, Sitemap};
 use tidemark_sitemap::{Limits, keys};
 
 /// Between two drawings of the bar.
@@ -29,8 +31,12 @@ pub(crate) struct BuildArgs {
     #[arg(long, required = true, value_name = "FILE")]
     input: Vec<PathBuf>,
     /// The site, as in `https://www.example.com`; relative pages lie under it, others must be on its host
-    #[arg(long, value_name = "URL")]
-    base_url: String,
+    #[arg(long, value_name = "URL", required_unless_present = "site")]
+    base_url: Option<String>,
+    /// Settings of the site (TOML, see `sitemap init`) in place of what follows here: the only way to several sitemaps,
+    /// each then in a directory of its name
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["base_url", "files_url", "lastmod_zone", "rows", "target", "level", "max_drop"])]
+    site: Option<PathBuf>,
     /// Directory of the sitemap
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -58,14 +64,59 @@ pub(crate) struct BuildArgs {
     /// How many percent fewer URLs than before to believe; 100 allows any drop
     #[arg(long, value_name = "PERCENT", default_value_t = DROP_PERCENT_MAX, value_parser = clap::value_parser!(u32).range(..=100))]
     max_drop: u32,
+    /// Allow any drop in this run; TEXT, who allows it and why, is kept in the manifest and the report
+    #[arg(long, value_name = "TEXT")]
+    accept_drop: Option<String>,
     /// Print the outcome as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-/// Builds what the arguments say.
+/// Builds what the arguments say: every sitemap of the site, one that fails not stopping the others.
 pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
-    let base = BaseUrl::parse(&args.base_url).context("--base-url")?;
+    let sitemaps = sitemaps(&args)?;
+    let now_ms = Clock::system().now_ms();
+    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
+    for sitemap in &sitemaps {
+        let options = Options {
+            packing: if args.plain { Packing::Plain } else { Packing::Gzip },
+            accept_drop: args.accept_drop.clone(),
+            ..sitemap.options(&format!("local-{now_ms}"), now_ms)
+        };
+        let out = args.out.join(keys::sitemap_dir(&sitemap.name));
+        match built(&args, &out, &options, &sitemap.files_url).await {
+            Ok(outcome) => {
+                record(&out, &options, &outcome);
+                if !args.json {
+                    print_text(&out, &outcome);
+                }
+                outcomes.push((sitemap, out, outcome));
+            }
+            Err(error) if sitemaps.len() == 1 => return Err(error),
+            Err(error) => {
+                eprintln!("tidemark: the sitemap {:?} stays as it was: {error:#}", sitemap.name);
+                failed.push(sitemap.name.as_str());
+            }
+        }
+    }
+    if args.json {
+        print_json(&args, &outcomes, &failed)?;
+    }
+    let rejected = outcomes.iter().any(|(_, _, outcome)| outcome.report.rejected_total() > 0);
+    Ok(match (failed.is_empty(), args.strict && rejected) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(EXIT_REJECTED),
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// The sitemaps of the site's settings, or the one that the arguments describe.
+fn sitemaps(args: &BuildArgs) -> anyhow::Result<Vec<Sitemap>> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    if let Some(path) = &args.site {
+        return Ok(site::parse_local(&path.display().to_string(), &read(path)?)?);
+    }
+    let base = BaseUrl::parse(args.base_url.as_deref().unwrap_or_default()).context("--base-url")?;
     let files_url = match &args.files_url {
         Some(url) => BaseUrl::parse(url).context("--files-url")?,
         None => base.clone(),
@@ -77,38 +128,28 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         },
         None => None,
     };
-    let now_ms = Clock::system().now_ms();
     let rows = match &args.rows {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            pages::Settings::parse(&text).with_context(|| format!("{} is no settings of rows", path.display()))?
-        }
+        Some(path) => pages::Settings::parse(&read(path)?)
+            .with_context(|| format!("{} is no settings of rows", path.display()))?,
         None => pages::Settings::default(),
     };
-    let limits = rows.narrow(Limits { urls_target: args.target, ..Limits::default() });
-    let policy = Policy { lastmod_zone, ..Policy::new(base, now_ms) }.with(rows);
-    let packing = if args.plain { Packing::Plain } else { Packing::Gzip };
-    let options = Options {
-        limits,
-        packing,
+    Ok(vec![Sitemap {
+        name: String::new(),
+        base,
+        files_url: files_url.as_str().to_owned(),
+        lastmod_zone,
+        limits: rows.narrow(Limits { urls_target: args.target, ..Limits::default() }),
+        rows,
+        others: Vec::new(),
         level: args.level,
         drop_percent_max: args.max_drop,
-        ..Options::new(policy, format!("local-{now_ms}"))
-    };
-    let outcome = built(&args, &options, files_url.as_str()).await?;
-    let rejected = outcome.report.rejected_total();
-    record(&args, &options, &outcome);
-    if args.json {
-        print_json(&args, &outcome)?
-    } else {
-        print_text(&args, &outcome)
-    }
-    Ok(if args.strict && rejected > 0 { ExitCode::from(EXIT_REJECTED) } else { ExitCode::SUCCESS })
+        kinds_drop_percent_max: BTreeMap::new(),
+    }])
 }
 
 /// Builds, with a bar that counts the rows against the URLs of the last run, which are a good guess.
-async fn built(args: &BuildArgs, options: &Options, files_url: &str) -> anyhow::Result<Outcome> {
-    let directory = Directory::open(&args.out)?;
+async fn built(args: &BuildArgs, out: &Path, options: &Options, files_url: &str) -> anyhow::Result<Outcome> {
+    let directory = Directory::open(out)?;
     let guess = directory.manifest(options.policy.base.as_str()).map(|manifest| manifest.urls()).unwrap_or_default();
     let bar = Bar::new("rows", !args.json);
     let rows = Arc::clone(&options.rows_read);
@@ -127,31 +168,41 @@ async fn built(args: &BuildArgs, options: &Options, files_url: &str) -> anyhow::
 }
 
 /// Adds the run to the history beside the sitemap. A history that cannot be written is no reason to fail a build.
-fn record(args: &BuildArgs, options: &Options, outcome: &Outcome) {
+fn record(out: &Path, options: &Options, outcome: &Outcome) {
     let times = (options.policy.now_ms, Clock::system().now_ms());
     let entry = Entry::new(&options.run, times, &outcome.manifest, &outcome.published, &outcome.report);
-    let state = args.out.join(keys::STATE_DIR);
+    let state = out.join(keys::STATE_DIR);
     if let Err(error) = run_report::record(&state, options.policy.base.as_str(), entry, &outcome.report) {
         eprintln!("tidemark: the report of the run could not be written to {}: {error}", state.display());
     }
 }
 
+/// One object for the one sitemap of the arguments; of a site's settings, a list, and what failed.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn print_json(args: &BuildArgs, outcome: &Outcome) -> anyhow::Result<()> {
-    let json = serde_json::json!({
-        "out": args.out,
-        "urls": outcome.manifest.urls(),
-        "shards": outcome.manifest.shards.len(),
-        "report": outcome.report,
-        "published": outcome.published,
-        "rejects": outcome.rejects,
-    });
+fn print_json(args: &BuildArgs, outcomes: &[(&Sitemap, PathBuf, Outcome)], failed: &[&str]) -> anyhow::Result<()> {
+    let one = |(sitemap, out, outcome): &(&Sitemap, PathBuf, Outcome)| {
+        serde_json::json!({
+            "sitemap": sitemap.name,
+            "out": out,
+            "urls": outcome.manifest.urls(),
+            "shards": outcome.manifest.shards.len(),
+            "report": outcome.report,
+            "published": outcome.published,
+            "rejects": outcome.rejects,
+            "accepted": outcome.manifest.accepted,
+        })
+    };
+    let all: Vec<serde_json::Value> = outcomes.iter().map(one).collect();
+    let json = match all.as_slice() {
+        [one] if args.site.is_none() => one.clone(),
+        _ => serde_json::json!({ "sitemaps": all, "failed": failed }),
+    };
     println!("{}", serde_json::to_string_pretty(&json)?);
     Ok(())
 }
 
 /// The account, for people, on standard error.
-fn print_text(args: &BuildArgs, outcome: &Outcome) {
+fn print_text(out: &Path, outcome: &Outcome) {
     eprint!("{}", outcome.report);
     if !outcome.report.rejected.is_empty() || !outcome.report.dropped.is_empty() {
         eprintln!("  all of them: {}", outcome.rejects.display());
@@ -159,7 +210,7 @@ fn print_text(args: &BuildArgs, outcome: &Outcome) {
     let published = &outcome.published;
     eprintln!(
         "{}: {} URLs in {} shards ({} new, {} rewritten, {} removed, {} unchanged), index {}",
-        args.out.join(keys::INDEX).display(),
+        out.join(keys::INDEX).display(),
         outcome.manifest.urls(),
         outcome.manifest.shards.len(),
         published.files_new.len(),
@@ -168,5 +219,5 @@ fn print_text(args: &BuildArgs, outcome: &Outcome) {
         published.shards_unchanged,
         if published.index_written { "written" } else { "unchanged" },
     );
-    eprintln!("report: {}", args.out.join(keys::STATE_DIR).join(keys::RUN_REPORT_PAGE).display());
+    eprintln!("report: {}", out.join(keys::STATE_DIR).join(keys::RUN_REPORT_PAGE).display());
 }
