@@ -466,12 +466,23 @@ mod tests {
         // A setting is one word before its sign; what begins with a further space is an alternative to what is there.
         let setting = |line: &str| {
             let name = line.strip_prefix("# ").and_then(|text| text.split_once(" = ")).map(|(name, _)| name);
-            name.is_some_and(|name| !name.contains(' ')) || line == "# [indexnow]"
+            name.is_some_and(|name| !name.contains(' ')) || matches!(line, "# [indexnow]" | "# [guard.kinds]")
         };
         let all: Vec<&str> = TEMPLATE.lines().map(|line| if setting(line) { &line[2..] } else { line }).collect();
         let site = one(&all.join("\n"));
         assert_eq!((site.sitemap.limits, site.sitemap.drop_percent_max), (Limits::default(), 50));
         assert_eq!(site.target.grace_ms, 86_400_000);
+    }
+
+    #[test]
+    fn the_several_sitemaps_of_the_template_are_valid() {
+        let (above, several) = TEMPLATE.split_once("#  [[sitemaps]]").unwrap();
+        let several =
+            several.lines().map(|line| line.strip_prefix("#  ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+        let sites = parse("template", &format!("{above}[[sitemaps]]{several}")).unwrap();
+        let names: Vec<&str> = sites.iter().map(|site| site.sitemap.name.as_str()).collect();
+        assert_eq!(names, ["", "products", "recent", "news"]);
+        assert_eq!(sites[2].sitemap.rows.select.newest, Some(1000));
     }
 
     #[test]

@@ -63,20 +63,26 @@ impl Jobs {
 
     /// Runs the job of `site` by the operators' command, and returns the run's record.
     async fn run(&self, site: &str) -> Result<Value> {
+        self.run_with(site, &[]).await
+    }
+
+    /// The same with further arguments.
+    async fn run_with(&self, site: &str, arguments: &[&str]) -> Result<Value> {
         let site = format!("site={site}");
-        let output = self.deployment.tidemark()?.args(["jobs", "run", "sitemap", "--json", "--arg", &site]).output();
-        let output = output.await?;
+        let mut command = self.deployment.tidemark()?;
+        command.args(["jobs", "run", "sitemap", "--json", "--arg", &site]);
+        let output = command.args(arguments.iter().flat_map(|argument| ["--arg", argument])).output().await?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             let said = String::from_utf8_lossy(&output.stderr);
             format!("{said}\n{}", self.deployment.cloud().log_tail())
         })
     }
 
-    /// The same, of a run that has to succeed.
+    /// What became of the site's one sitemap, in a run that has to succeed.
     async fn done(&self, site: &str) -> Result<Value> {
         let mut record = self.run(site).await?;
         ensure!(record["standing"] == "done", "{site}: {record}\n{}", self.deployment.cloud().log_tail());
-        Ok(record["summary"].take())
+        Ok(record["summary"]["sitemaps"][0].take())
     }
 
     fn crawl(&self, site: &str) -> Result<Crawled> {
@@ -358,5 +364,35 @@ async fn assert_reported(jobs: &Jobs, urls: [u64; 5]) -> Result<()> {
     let page = jobs.object("sitemaps/told/report.html").await?;
     let last = runs[4]["run"].as_str().context("run")?;
     assert!(page.contains(last) && page.matches("<svg").count() >= 3, "{last} is not on the page, or no chart is");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_brings_every_sitemap_of_a_site_up_to_date_and_a_drop_only_where_it_is_accepted() -> Result<()> {
+    let mut jobs = Jobs::start().await?;
+    let base = "https://shop.example";
+    let several = "[guard]\ndrop_percent_max = 10\n[[sitemaps]]\n[[sitemaps]]\nname = \"newest\"\nselect.newest = 20\n";
+    jobs.settings("two", base, 1, several).await?;
+    jobs.has(&rows(base, ROWS))?;
+    jobs.done("two").await?;
+    let urls =
+        |jobs: &Jobs| Ok::<_, anyhow::Error>((jobs.crawl("two")?.pages.len(), jobs.crawl("two/newest")?.pages.len()));
+    assert_eq!(urls(&jobs)?, (ROWS, 20));
+
+    let mut pages = rows(base, ROWS / 2);
+    pages[0][1] = json!("2025-11-01T10:00:00");
+    jobs.has(&pages)?;
+    let failed = jobs.run("two").await?;
+    let said = failed.to_string();
+    assert!(failed["standing"] != "done" && said.contains("1500 pages are left of 3000"), "{failed}");
+    assert!(said.contains("up to date: two.newest"), "{failed}");
+    assert_eq!(urls(&jobs)?, (ROWS, 20));
+    assert!(jobs.crawl("two/newest")?.pages.iter().any(|(_, lastmod)| lastmod.starts_with("2025-11-01")));
+
+    let accepted = jobs.run_with("two", &["accept_drop=ada: half of the shop moved"]).await?;
+    assert_eq!(accepted["summary"]["sitemaps"][0]["accepted"]["by"], "ada: half of the shop moved", "{accepted}");
+    assert_eq!(urls(&jobs)?, (ROWS / 2, 20));
+    let report = jobs.object("sitemaps/two/report.html").await?;
+    assert!(report.contains("ada: half of the shop moved") && report.contains("1500 pages are left of 3000"));
     Ok(())
 }
