@@ -581,9 +581,10 @@ impl Assembly<'_> {
     /// Holds the whole against the guards and makes its manifest.
     pub(crate) fn finish(self) -> Result<Built, BuildError> {
         let Self { previous, mut shards, options, mut report, .. } = self;
-        // That nothing is new is a state of the world, and a list without rows is none. An empty sitemap is not valid,
-        // and one that is gone is an error to every crawler, so the last one stays until there is something to say.
-        let stays = report.emitted == 0 && report.input > 0 && options.policy.select.is_window();
+        // That nothing is new is a state of the world; a list of which nothing could be read is none. An empty sitemap is
+        // not valid, and one that is gone is an error to every crawler, so the last one stays.
+        let is_empty = report.emitted == 0 && report.excluded_total() > 0;
+        let stays = is_empty && options.policy.select.is_window();
         if report.emitted == 0 && !stays {
             return Err(BuildError::Empty(report.input, Box::new(report)));
         }

@@ -1,6 +1,6 @@
 //! Several sitemaps of one site: one query for all, and each with its own files, guard and state.
 
-use crate::athena::{NOW_MS, PUBLIC, ROWS, Stage, query};
+use crate::athena::{NOW_MS, ROWS, Stage, query};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -32,19 +32,23 @@ fn rows(articles: usize, is_busy: bool) -> Vec<Value> {
     (0..ROWS).filter(is_there).map(|n| row(n, &lastmod(n))).collect()
 }
 
-/// What the public files below `dir` say: every address.
+/// Every address in the shards that the index in `dir` names.
 async fn pages(stage: &Stage, dir: &str) -> Vec<String> {
+    let files = stage.files().await;
+    let index = String::from_utf8(files[&format!("{dir}sitemap-index.xml")].clone()).unwrap();
     let mut found = Vec::new();
-    for (key, bytes) in stage.files().await {
-        if key.starts_with(dir) && key.ends_with(".gz") {
-            let mut text = String::new();
-            flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
-            let locs = text.split("<loc>").skip(1).map(|rest| rest.split("</loc>").next().unwrap().to_owned());
-            found.extend(locs);
-        }
+    for shard in locs(&index) {
+        let name = shard.strip_prefix("https://a.example/").unwrap();
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(files[name].as_slice()).read_to_string(&mut text).unwrap();
+        found.extend(locs(&text));
     }
     found.sort();
     found
+}
+
+fn locs(xml: &str) -> Vec<String> {
+    xml.split("<loc>").skip(1).map(|rest| rest.split("</loc>").next().unwrap().to_owned()).collect()
 }
 
 fn named(refreshed: &[Refreshed]) -> BTreeMap<&str, &Refreshed> {
@@ -129,5 +133,11 @@ async fn a_sitemap_that_its_guard_stops_stays_while_the_others_go_on_until_someb
     // For that run only: the next drop is refused again.
     stage.tell(json!({ "rows": rows(1000, false) }));
     assert!(stage.run_all("s", None).await.is_err());
-    assert_eq!(stage.keys(PUBLIC, "articles/").await.len(), 4, "three shards and an index");
+    assert_eq!(pages(&stage, "articles/").await.len(), 2000);
+
+    // Where every row is refused, nothing is said of the day: that is an error, also of what may be empty.
+    stage
+        .tell(json!({ "rows": [json!(["https://elsewhere.example/article/1", "2025-11-22T10:00:00", "2025-01-01"])] }));
+    let error = stage.run_all("s", Some("recent")).await.unwrap_err().to_string();
+    assert!(error.contains("no page is left"), "{error}");
 }
