@@ -4,6 +4,7 @@
 //! work that outlasts one invocation, and a record of what it did. One file a job in [`jobs`].
 
 pub mod ask;
+pub mod edge;
 pub mod jobs;
 pub mod keys;
 pub mod run;

@@ -4,6 +4,7 @@
 //! One owner of retries per hop: the schedule delivers the trigger, the runner retries the job, the SDK retries
 //! transport faults only.
 
+use crate::edge::CloudFront;
 use crate::jobs::sitemap_part::Invoked;
 use crate::jobs::{Job, Part};
 use crate::keys;
@@ -61,6 +62,7 @@ pub struct Cron {
     s3: aws_sdk_s3::Client,
     athena: aws_sdk_athena::Client,
     lambda: aws_sdk_lambda::Client,
+    edge: CloudFront,
     kinesis: aws_sdk_kinesis::Client,
 }
 
@@ -106,6 +108,7 @@ impl Cron {
             s3: clients::s3(&hub),
             athena: aws_sdk_athena::Client::new(&hub),
             lambda: aws_sdk_lambda::Client::new(&hub),
+            edge: CloudFront::new(hub, clock.clone()),
             settings,
             clock,
         }
@@ -163,6 +166,7 @@ impl Cron {
         let parts = Invoked { lambda: self.lambda.clone(), function: self.settings.function.clone() };
         Surroundings {
             parts: Some(Arc::new(parts)),
+            edge: Some(Arc::new(self.edge.clone())),
             s3: self.s3.clone(),
             athena: self.athena.clone(),
             state_bucket: self.settings.bucket.clone(),

@@ -49,13 +49,15 @@ pub enum Packing {
     Gzip,
     /// `.xml`, for a server that compresses by itself.
     Plain,
+    /// `.xml`, packed already, to be served with `Content-Encoding: gzip`.
+    Encoded,
 }
 
 impl Packing {
     fn file(self, number: u64) -> String {
         match self {
             Self::Gzip => keys::shard_file(number),
-            Self::Plain => keys::plain_shard_file(number),
+            Self::Plain | Self::Encoded => keys::plain_shard_file(number),
         }
     }
 
@@ -83,6 +85,8 @@ pub struct Options {
     pub accept_drop: Option<String>,
     /// The run's ID.
     pub run: String,
+    /// When changed rows are published, in milliseconds since the epoch: what the index says of their shards.
+    pub changed_ms: i64,
     /// Rows held in memory where the input has to be sorted, in bytes.
     pub sort_memory_bytes: usize,
     /// Rows read so far, roughly, for whoever watches from outside.
@@ -94,6 +98,7 @@ impl Options {
     #[must_use]
     pub fn new(policy: Policy, run: impl Into<String>) -> Self {
         Self {
+            changed_ms: policy.now_ms,
             policy,
             limits: Limits::default(),
             packing: Packing::Gzip,
@@ -501,8 +506,7 @@ impl<'a> Stage<'a> {
         standing: Standing<'a>,
     ) -> Result<Self, BuildError> {
         let level = CompressionLvl::new(options.level).map_err(|_| BuildError::Level(options.level))?;
-        let seconds = options.policy.now_ms.div_euclid(1000);
-        let changed_at = jiff::Timestamp::from_second(seconds).map(|at| at.to_string()).unwrap_or_default();
+        let changed_at = index_time(options.changed_ms);
         Ok(Self {
             next_number: previous.next_number,
             previous,
@@ -528,7 +532,7 @@ impl<'a> Stage<'a> {
         let unnamed = self.staging.join(keys::UNNAMED);
         let (file_bytes, file_hash) = match self.packing {
             Packing::Plain => self.write_plain(piece, &unnamed),
-            Packing::Gzip => self.write_gzip(piece, &unnamed),
+            Packing::Gzip | Packing::Encoded => self.write_gzip(piece, &unnamed),
         }
         .map_err(io_error(&unnamed))?;
         let file = old.map_or_else(
@@ -605,9 +609,12 @@ impl Assembly<'_> {
         let gone = previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
         let strays = self.strays.iter().map(|stray| stray.file.as_str());
         let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
+        let known: HashSet<String> = retired.iter().map(|old| old.file.clone()).collect();
         let going = gone.map(|shard| shard.file.clone()).chain(strays.iter().cloned());
-        let since_ms = options.policy.now_ms;
-        retired.extend(going.map(|file| Retired { file, since_ms }));
+        let since_ms = options.changed_ms;
+        retired.extend(going.filter(|file| !known.contains(file)).map(|file| Retired { file, since_ms }));
+        // A name that goes is never given anew: it would stand in the manifest twice.
+        let next_number = strays.iter().map(|file| keys::number_after(file)).fold(self.next_number, u64::max);
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             row_format: ROW_FORMAT,
@@ -616,7 +623,9 @@ impl Assembly<'_> {
             compressor: COMPRESSOR.to_owned(),
             level: options.level,
             run: options.run.clone(),
-            next_number: self.next_number,
+            restores: None,
+            previous: None,
+            next_number,
             shards,
             retired,
             kinds,
@@ -671,7 +680,7 @@ impl Take for Stage<'_> {
         }
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
         self.changes.push(Change { file: file.clone(), staged });
-        let stamp = None;
+        let (stamp, version) = (None, None);
         self.shards.push(Shard {
             file,
             lower,
@@ -682,10 +691,16 @@ impl Take for Stage<'_> {
             file_bytes,
             file_hash,
             stamp,
+            version,
             changed_at,
         });
         Ok(())
     }
+}
+
+/// A time as an index shows it.
+pub(crate) fn index_time(ms: i64) -> String {
+    jiff::Timestamp::from_second(ms.div_euclid(1000)).map(|at| at.to_string()).unwrap_or_default()
 }
 
 pub(crate) fn hex(hash: u128) -> String {

@@ -321,6 +321,7 @@ mod tests {
                 file_bytes: 0,
                 file_hash: String::new(),
                 stamp: None,
+                version: None,
                 changed_at: String::new(),
             });
             self.rows.push(locs);

@@ -3,8 +3,15 @@
 //! Both sides give their pages in one order, by loc; so two streams are merged, and nothing is kept. What stands out of
 //! order is found and told, never compared wrongly.
 
+use crate::build::Built;
+use crate::manifest::Shard;
+use crate::site::Target;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::DisplayErrorContext;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::{fs, io};
 use twox_hash::XxHash3_64;
 
 /// A page of a shard: where it is, and a hash of all that the shard says of it.
@@ -136,19 +143,71 @@ pub fn differences<E>(
     }
 }
 
+/// Gives every page that `built` changes to `take`, as [`differences`] does. Shards that were not made anew lie in `dir`; an
+/// old one that does not counts as empty.
+///
+/// # Errors
+/// A [`DifferenceError`].
+pub fn differences_of(
+    built: &Built,
+    dir: &Path,
+    take: &mut TakeDifference<'_, io::Error>,
+) -> Result<(), DifferenceError<io::Error>> {
+    let (previous, next) = (&built.previous.shards, &built.manifest.shards);
+    let (mut old, new) = (changed(previous, next), changed(next, previous));
+    old.retain(|file| dir.join(file).exists());
+    let made: HashMap<&str, &Path> =
+        built.changes.iter().map(|change| (change.file.as_str(), change.staged.as_path())).collect();
+    let mut read_old = |file: &str| fs::read(dir.join(file)).and_then(unpack);
+    let mut read_new = |file: &str| match made.get(file) {
+        Some(staged) => fs::read(staged).and_then(unpack),
+        None => fs::read(dir.join(file)).and_then(unpack),
+    };
+    differences((&old, &mut read_old), (&new, &mut read_new), take)
+}
+
+/// Copies the public shards that [`differences_of`] reads into `dir`.
+///
+/// # Errors
+/// Where one cannot be read; one that is not there is left out.
+pub async fn copy_changed(s3: &Client, target: &Target, built: &Built, dir: &Path) -> io::Result<()> {
+    let (previous, next) = (&built.previous.shards, &built.manifest.shards);
+    let made: HashSet<&str> = built.changes.iter().map(|change| change.file.as_str()).collect();
+    let mut files = changed(next, previous);
+    files.retain(|file| !made.contains(file.as_str()));
+    files.extend(changed(previous, next));
+    for file in files {
+        let object = s3.get_object().bucket(&target.bucket).key(format!("{}{file}", target.prefix)).send().await;
+        match object {
+            Ok(object) => fs::write(dir.join(file), object.body.collect().await?.into_bytes())?,
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {}
+            Err(error) => return Err(io::Error::other(DisplayErrorContext(&error).to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// The files of `shards` whose rows are not the same in `others`.
+fn changed(shards: &[Shard], others: &[Shard]) -> Vec<String> {
+    let hashes: HashMap<&str, &str> =
+        others.iter().map(|shard| (shard.file.as_str(), shard.rows_hash.as_str())).collect();
+    let same = |shard: &&Shard| hashes.get(shard.file.as_str()) == Some(&shard.rows_hash.as_str());
+    shards.iter().filter(|shard| !same(shard)).map(|shard| shard.file.clone()).collect()
+}
+
 /// Unpacks a shard where its bytes say that it is packed.
 ///
 /// # Errors
 /// Where it is damaged, or larger than a shard may be.
-pub fn unpack(bytes: Vec<u8>) -> std::io::Result<Vec<u8>> {
+pub fn unpack(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
     let mut xml = Vec::new();
     let reader = flate2::read::MultiGzDecoder::new(bytes.as_slice());
-    let size = std::io::Read::read_to_end(&mut std::io::Read::take(reader, crate::xml::BYTES_MAX + 1), &mut xml)?;
+    let size = io::Read::read_to_end(&mut io::Read::take(reader, crate::xml::BYTES_MAX + 1), &mut xml)?;
     if size as u64 > crate::xml::BYTES_MAX {
-        return Err(std::io::Error::other("it is larger than a shard may be"));
+        return Err(io::Error::other("it is larger than a shard may be"));
     }
     Ok(xml)
 }

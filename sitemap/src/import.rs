@@ -263,12 +263,11 @@ fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> 
             file_bytes: bytes.len() as u64,
             file_hash: hex(XxHash3_128::oneshot(&bytes)),
             stamp: None,
+            version: None,
             changed_at,
         });
         // New files get numbers that no old name has.
-        let number =
-            range.file.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok()).max();
-        manifest.next_number = manifest.next_number.max(number.unwrap_or(0).saturating_add(1));
+        manifest.next_number = manifest.next_number.max(keys::number_after(&range.file));
     }
     Ok(manifest)
 }

@@ -5,16 +5,15 @@
 //! Never told is what did not change. That engines cannot be reached never fails a run.
 
 use crate::build::Built;
-use crate::difference::{Difference, Page, differences, unpack};
+use crate::difference::{Difference, Page, copy_changed, differences_of};
 use crate::keys;
-use crate::manifest::Shard;
 use crate::site::Target;
 use crate::web::{Web, WebError};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use url::Url;
@@ -203,20 +202,6 @@ impl Waiting {
         Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
     }
 
-    /// Copies a public shard to `path`; false where it is not there any more.
-    async fn copy_shard(&self, target: &Target, file: &str, path: &Path) -> Result<bool, IndexNowError> {
-        let key = format!("{}{file}", target.prefix);
-        let failed = |message| self.failed("reading a shard for", &key, message);
-        let object = match self.s3.get_object().bucket(&target.bucket).key(&key).send().await {
-            Ok(object) => object,
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => return Ok(false),
-            Err(error) => return Err(failed(DisplayErrorContext(&error).to_string())),
-        };
-        let bytes = object.body.collect().await.map_err(|error| failed(error.to_string()))?;
-        fs::write(path, bytes.into_bytes()).map_err(|error| failed(error.to_string()))?;
-        Ok(true)
-    }
-
     async fn remove(&self, key: &str) -> Result<(), IndexNowError> {
         let sent = self.s3.delete_object().bucket(&self.bucket).key(key).send().await;
         sent.map(drop).map_err(|error| self.failed("removing", key, DisplayErrorContext(&error).to_string()))
@@ -252,17 +237,8 @@ pub async fn gather(
     let dir = work_dir.join(WORK_DIR);
     let broken = |error: std::io::Error| waiting.failed("working on", &dir.display().to_string(), error.to_string());
     fs::create_dir_all(&dir).map_err(broken)?;
-    let (previous, next) = (&built.previous.shards, &built.manifest.shards);
-    let (old, new) = (changed(previous, next), changed(next, previous));
-    let mut there = Vec::new();
-    for file in &old {
-        if waiting.copy_shard(target, file, &dir.join(file)).await? {
-            there.push(file.clone());
-        }
-    }
-    let staged: HashMap<&str, &Path> =
-        built.changes.iter().map(|change| (change.file.as_str(), change.staged.as_path())).collect();
-    let mut changes = ChangeSet::new(settings.clone(), previous.is_empty());
+    copy_changed(&waiting.s3, target, built, &dir).await.map_err(broken)?;
+    let mut changes = ChangeSet::new(settings.clone(), built.previous.shards.is_empty());
     let mut parts = 0;
     let mut keep = |urls: &[String]| {
         parts += 1;
@@ -274,10 +250,7 @@ pub async fn gather(
         }
         changes.full_parts().iter().try_for_each(|urls| keep(urls))
     };
-    let missing = |file: &str| std::io::Error::other(format!("{file} was not made"));
-    let mut read_old = |file: &str| fs::read(dir.join(file)).and_then(unpack);
-    let mut read_new = |file: &str| staged.get(file).ok_or_else(|| missing(file)).and_then(fs::read).and_then(unpack);
-    let compared = differences((&there, &mut read_old), (&new, &mut read_new), &mut take);
+    let compared = differences_of(built, &dir, &mut take);
     compared.map_err(|error| waiting.failed("comparing", &target.prefix, error.to_string()))?;
     let gathered = Gathered { taken: changes.taken, left_out: changes.left_out };
     changes.close().iter().try_for_each(|urls| keep(urls)).map_err(broken)?;
@@ -288,14 +261,6 @@ pub async fn gather(
     }
     fs::remove_dir_all(&dir).map_err(broken)?;
     Ok(gathered)
-}
-
-/// The files of `shards` whose rows are not the same in `others`.
-fn changed(shards: &[Shard], others: &[Shard]) -> Vec<String> {
-    let hashes: HashMap<&str, &str> =
-        others.iter().map(|shard| (shard.file.as_str(), shard.rows_hash.as_str())).collect();
-    let same = |shard: &&Shard| hashes.get(shard.file.as_str()) == Some(&shard.rows_hash.as_str());
-    shards.iter().filter(|shard| !same(shard)).map(|shard| shard.file.clone()).collect()
 }
 
 /// What a drain did.

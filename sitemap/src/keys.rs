@@ -39,6 +39,13 @@ pub fn plain_shard_file(number: u64) -> String {
     format!("sitemap-{number:05}.xml")
 }
 
+/// A number that is higher than any in the name `file`.
+#[must_use]
+pub fn number_after(file: &str) -> u64 {
+    let numbers = file.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok());
+    numbers.max().unwrap_or(0).saturating_add(1)
+}
+
 /// The index with this number, from 1: the first is [`INDEX`]; more are there only where shards are too many for one.
 #[must_use]
 pub fn index_file(number: usize) -> String {
@@ -131,6 +138,23 @@ pub fn unload_attempt(site: &str, run: &str, attempt: u64) -> String {
     format!("{}{attempt:010}/", unload_run(site, run))
 }
 
+/// The prefix of what the plan `id` keeps, in the state bucket; the bucket's own rule for `athena/` removes it.
+fn plan_folder(site: &str, id: &str) -> String {
+    format!("athena/plans/{site}/{}/", safe(id))
+}
+
+/// The plan `id`.
+#[must_use]
+pub fn plan(site: &str, id: &str) -> String {
+    format!("{}plan.json", plan_folder(site, id))
+}
+
+/// The prefix below which Athena writes the rows of attempt `attempt` of the plan `id`; they stay.
+#[must_use]
+pub fn plan_rows(site: &str, id: &str, attempt: u64) -> String {
+    format!("{}rows/{attempt}/", plan_folder(site, id))
+}
+
 /// The prefix of what the parts of a run under fencing token `token` store, in the state bucket. It lies below
 /// `athena/` too, for the same rule to remove what stays.
 #[must_use]
@@ -169,7 +193,7 @@ pub fn input_file(at: usize, key: &str) -> String {
     let name = key.rsplit('/').next().unwrap_or_default();
     let known = [".csv", ".tsv", ".ndjson", ".jsonl", ".gz", ".zst", ".parquet"];
     let name = name.to_ascii_lowercase();
-    match known.iter().any(|end| name.ends_with(end)) && !key.starts_with("athena/unload/") {
+    match known.iter().any(|end| name.ends_with(end)) && !key.starts_with("athena/") {
         true => format!("{at:05}-{}", safe(&name)),
         false => format!("{at:05}.parquet"),
     }
@@ -191,13 +215,17 @@ mod tests {
         assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
         assert_eq!((sitemap("demo", ""), sitemap("demo", "news")), ("demo".into(), "demo.news".into()));
         assert_eq!(state(&sitemap("demo", "news")), "sitemaps/demo.news/state.json");
+        assert_eq!([number_after("sitemap-00007.xml.gz"), number_after("news.xml")], [8, 1]);
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
         assert_eq!(unload_attempt("demo", "a/b:c", 3), "athena/unload/demo/a-b-c/0000000003/");
+        assert_eq!(plan("demo", "a/b:c"), "athena/plans/demo/a-b-c/plan.json");
+        assert_eq!(plan_rows("demo", "a/b:c", 3), "athena/plans/demo/a-b-c/rows/3/");
         let folder = parts("demo", "a/b:c", 3);
         assert_eq!(folder, "athena/parts/demo/a-b-c/0000000003/");
         assert_eq!(part_outcome(&folder, 7), "athena/parts/demo/a-b-c/0000000003/outcomes/007.json");
         assert_eq!(part_files(&folder, 7), "athena/parts/demo/a-b-c/0000000003/files/007/");
         assert_eq!(input_file(7, "lists/Päges.CSV.gz"), "00007-p-ges.csv.gz");
         assert_eq!(input_file(7, "athena/unload/x/1/2/2023_000_q.gz"), "00007.parquet");
+        assert_eq!(input_file(7, "athena/plans/x/1/rows/2/2023_000_q.gz"), "00007.parquet");
     }
 }

@@ -32,6 +32,9 @@ pub struct Shard {
     pub file_hash: String,
     /// What the place where the file lies says of it (an ETag; for a directory size and time), if it was asked.
     pub stamp: Option<String>,
+    /// Which version of its object that is, where the bucket keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// When its rows last changed: the time of that run, as the index shows it.
     pub changed_at: String,
 }
@@ -62,6 +65,12 @@ pub struct Manifest {
     pub level: i32,
     /// The run that made it.
     pub run: String,
+    /// The run whose sitemap it restores, where it is a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<String>,
+    /// The key of the manifest that was committed before it, in the state bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     /// The number of the next new file.
     pub next_number: u64,
     /// The shards, by key range.
@@ -99,6 +108,8 @@ impl Manifest {
             compressor: String::new(),
             level: 0,
             run: String::new(),
+            restores: None,
+            previous: None,
             next_number: 1,
             shards: Vec::new(),
             retired: Vec::new(),
@@ -178,6 +189,7 @@ pub(crate) mod tests {
             file_bytes: 100,
             file_hash: "ff".repeat(16),
             stamp: Some("\"etag\"".to_owned()),
+            version: None,
             changed_at: "2025-11-22T08:26:40Z".to_owned(),
         }
     }

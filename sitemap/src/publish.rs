@@ -94,6 +94,14 @@ pub struct Published {
     pub index_written: bool,
 }
 
+impl Published {
+    /// Whether anything that crawlers see was written.
+    #[must_use]
+    pub fn touched(&self) -> bool {
+        self.index_written || !(self.files_new.is_empty() && self.files_rewritten.is_empty())
+    }
+}
+
 impl Built {
     /// The files that may stand at the place without being in the old manifest once publishing has begun. To be stored
     /// before [`publish`] is called, and forgotten when the manifest is committed.

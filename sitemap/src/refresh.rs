@@ -10,19 +10,22 @@
 
 use crate::athena::{self, Athena, Fetch, ParameterError, SqlText, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
+use crate::commit::{Ended, Ending, LEASE_MS, let_go};
 use crate::guard::Accepted;
 use crate::input::{Attempt, Input, InputError, Reach, ReadError, Source};
+use crate::invalidate::{Invalidate, Invalidated};
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::parts::{Parts, PartsError, StartPart};
 use crate::place::bucket::Bucket;
-use crate::publish::{self, Lease, Manner, PlaceError, Published};
+use crate::plan::{self, PlanError};
+use crate::publish::{PlaceError, Published};
 use crate::report::Report;
-use crate::run_report::Entry;
+use crate::rollback::{Damage, RollbackError};
 use crate::site::{self, Site, SiteError};
 use crate::source::SourceError;
 use crate::supply::Supply;
-use crate::tell::{Teller, Told};
+use crate::tell::Told;
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
@@ -33,9 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::state::{Held, StateError, StateStore};
-
-/// How long a lease runs: longer than the longest invocation.
-const LEASE_MS: i64 = 16 * 60 * 1000;
 
 /// What a refresh needs from outside.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Surroundings {
     pub clock: Clock,
     /// Starts further invocations, for sites that are built in parts.
     pub parts: Option<Arc<dyn StartPart>>,
+    /// Reaches the CDN, for sites that want it told.
+    pub edge: Option<Arc<dyn Invalidate>>,
 }
 
 /// One run.
@@ -65,6 +67,8 @@ pub struct Run<'a> {
     pub parameters: &'a BTreeMap<String, String>,
     /// Who allows that far fewer URLs are left than the guards believe, and why, if somebody does.
     pub accept_drop: Option<&'a str>,
+    /// The plan to carry out, to the letter; its parameters are the query's.
+    pub plan: Option<&'a str>,
     /// How long the query may take.
     pub query_longest: Duration,
     /// A directory of its own for working files.
@@ -84,6 +88,12 @@ pub struct Committed {
     /// Files that a run under way, or a killed one, may have written.
     #[serde(default)]
     pub intent: Vec<String>,
+    /// The run whose sitemap a rollback under way, or a killed one, restores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restoring: Option<String>,
+    /// The rollback after which nothing is published until somebody lets go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
 }
 
 /// What a refresh did to one sitemap.
@@ -111,6 +121,9 @@ pub struct Refreshed {
     /// What IndexNow was told, where the site wants that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// What the CDN was told, where the site wants that and something changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalidated: Option<Invalidated>,
 }
 
 /// Why a refresh did not finish.
@@ -141,6 +154,14 @@ pub enum RefreshError {
         /// What there is.
         known: Vec<String>,
     },
+    /// One is wanted, and it is not said which.
+    #[error("{site} has several sitemaps: say which of {known:?} by --sitemap")]
+    Several {
+        /// The site.
+        site: String,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// Some sitemaps of a site that has several failed.
     #[error("{}; up to date: {}", failures(.failed), listed(.done))]
     Some {
@@ -155,6 +176,14 @@ pub enum RefreshError {
     /// The lease could not be had, or was lost.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Somebody wants the sitemap to stay as it is.
+    #[error("{site} is held since the rollback {by}: nothing is published until `tidemark sitemap release {site}`")]
+    OnHold {
+        /// The site.
+        site: String,
+        /// The run that holds it.
+        by: String,
+    },
     /// The committed manifest cannot be used.
     #[error("the manifest {key} cannot be used")]
     Manifest {
@@ -196,6 +225,12 @@ pub enum RefreshError {
     /// Publishing failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// There is no way back.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    /// The plan cannot be made, or not be carried out any more.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
 }
 
 /// Brings the sitemaps of a site up to date, one after the other, from the same rows.
@@ -204,7 +239,10 @@ pub enum RefreshError {
 /// A [`RefreshError`]; what was committed before stays, and the next run mends what this one left. Where some sitemaps of
 /// several failed, [`RefreshError::Some`].
 pub async fn refresh(around: &Surroundings, run: Run<'_>) -> Result<Vec<Refreshed>, RefreshError> {
-    let (sites, text) = around.sites(run).await?;
+    let (sites, text) = match run.plan {
+        Some(_) => around.one(run.site, run.sitemap).await.map(|(site, text)| (vec![site], text))?,
+        None => around.sites(run.site, run.sitemap).await?,
+    };
     let shared = (sites.len() > 1).then(|| sites[0].sitemap.rows.columns.clone());
     let mut supply = Supply::new(run.work_dir, shared);
     let (mut done, mut failed) = (Vec::new(), Vec::new());
@@ -241,19 +279,9 @@ async fn bring_up(
     supply: &mut Supply,
 ) -> Result<Refreshed, RefreshError> {
     fs::create_dir_all(run.work_dir).map_err(|source| InputError::Io { path: run.work_dir.to_owned(), source })?;
-    let store = StateStore::new(around.s3.clone(), &around.state_bucket);
-    let now_ms = around.clock.now_ms();
-    let mut held: Held<Committed> = store.acquire(&keys::state(run.site), run.id, now_ms, LEASE_MS).await?;
+    let mut held = around.lease(run.site, run.id).await?;
     let outcome = under_lease(around, run, what, supply, &mut held).await;
-    match &outcome {
-        Ok(_) => held.release().await?,
-        // The lease is let go so that the next run need not wait for its end; where that fails too, it ends by itself.
-        Err(_) => {
-            if let Err(error) = held.release().await {
-                tracing::warn!(site = run.site, %error, "the lease could not be let go");
-            }
-        }
-    }
+    let outcome = let_go(held, run.site, outcome).await;
     // The next sitemap needs the room.
     if let Err(error) = fs::remove_dir_all(run.work_dir) {
         tracing::warn!(site = run.site, %error, "working files stay until the run ends");
@@ -279,23 +307,53 @@ async fn under_lease(
     supply: &mut Supply,
     held: &mut Held<Committed>,
 ) -> Result<Refreshed, RefreshError> {
+    if let Some(by) = held.document.state.hold.clone() {
+        return Err(RefreshError::OnHold { site: run.site.to_owned(), by });
+    }
     let began_ms = around.clock.now_ms();
-    let previous = around.manifest(held, site).await?;
+    let plan = match run.plan {
+        Some(id) => Some(plan::load(around, run.site, id).await?),
+        None => None,
+    };
+    let run = Run { parameters: plan.as_ref().map_or(run.parameters, |plan| &plan.parameters), ..run };
+    let mut previous = around.manifest(held, site).await?;
     let statement = around.statement(run, site).await?;
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
+    let ending = Ending {
+        around,
+        name: run.site,
+        run: run.id,
+        site,
+        bucket: &bucket,
+        work_dir: run.work_dir,
+        began_ms,
+        hold: false,
+    };
+    if held.document.state.restoring.is_some() {
+        // A rollback was killed: what stands there is of neither side, and only the way back to one is safe.
+        match Damage::find(&ending, &previous, held).await {
+            Ok(Some(damage)) => previous = damage.mend(&ending, previous, held).await?,
+            Ok(None) => {}
+            Err(error @ RefreshError::Rollback(_)) => {
+                tracing::warn!(site = run.site, %error, "a killed rollback stays half done until this run is through");
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let whole = held.document.state.intent.is_empty() && previous.shards.iter().all(|shard| bucket.is_intact(shard));
     let known = held.document.state.input.clone().filter(|_| whole);
     let (longest, work_dir) = (run.query_longest, run.work_dir);
     let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
     let strays = bucket.strays(&held.document.state.intent).await?;
-    let options = Options {
-        accept_drop: run.accept_drop.map(str::to_owned),
-        ..site.sitemap.options(run.id, around.clock.now_ms())
-    };
-    // What a sitemap hangs on beside its rows; where rows are chosen by the time, that is a part of it.
-    let values = statement.parameters.join("\n");
-    let policy = options.policy.fingerprint();
-    let salt = [settings, statement.sql.as_bytes(), values.as_bytes(), policy.as_bytes()].join(&b"\n\n"[..]);
+    // Rows are judged by the plan's time, and the index tells when they were published.
+    let now_ms = around.clock.now_ms();
+    let rows_ms = plan.as_ref().map_or(now_ms, |plan| plan.now_ms);
+    let accept_drop = run.accept_drop.map(str::to_owned);
+    let options = Options { changed_ms: now_ms, accept_drop, ..site.sitemap.options(run.id, rows_ms) };
+    let salt = salt(settings, &statement, &options);
+    if let Some(plan) = &plan {
+        plan.check(held.document.state.manifest.as_deref(), &salt, whole)?;
+    }
     let pass = Pass {
         attempt,
         site,
@@ -307,7 +365,12 @@ async fn under_lease(
         bucket: &bucket,
         strays: &strays,
     };
-    let made = if site.scale.parts > 1 {
+    let made = if let Some(plan) = &plan {
+        let input = plan.rows.open(around.reach(), run.work_dir).await.map_err(PlanError::Rows)?;
+        let built = around.pass(&pass, &input).await?;
+        plan.check_built(&built)?;
+        Some((built, plan.rows.fingerprint(&salt)))
+    } else if site.scale.parts > 1 {
         around.build_in_parts(&pass, &salt, known.as_deref()).await?
     } else {
         around.build(&pass, supply, (&salt, known.as_deref())).await?
@@ -315,51 +378,24 @@ async fn under_lease(
     let input_unchanged = made.is_none();
     let (built, fingerprint) = made.unwrap_or_else(|| (Built::unchanged(previous.clone()), known));
     let report = built.report.clone();
-    let teller =
-        Teller { s3: &around.s3, state_bucket: &around.state_bucket, site: run.site, run: run.id, token: held.token() };
-    let mut told = teller.gather(site, &built, run.work_dir).await;
-    let intent = built.intent();
-    if intent != held.document.state.intent {
-        held.document.state.intent = intent;
-        held.commit(around.clock.now_ms() + LEASE_MS).await?;
-    }
-    let manner = Manner {
-        files_url: site.sitemap.files_url.clone(),
-        edge_ttl: site.target.edge_ttl,
-        // A file goes at the earliest in the run after the one that retired it: until that is committed, another run may
-        // take the file over.
-        grace_ms: site.target.grace_ms.max(1),
-        now_ms: around.clock.now_ms(),
-        clock: around.clock.clone(),
-    };
-    let mut lease = Renewing { held, clock: &around.clock };
-    let (manifest, published) = publish::publish(&bucket, built, &manner, &mut lease).await?;
-    let (urls, shards) = (manifest.urls(), manifest.shards.len());
-    let rejects = around.store_rejects(run, &report).await?;
-    let key = around.commit(run, (&manifest, fingerprint), &previous, held).await?;
-    teller.drain(site, &around.clock, told.as_mut()).await;
-    let times = (began_ms, around.clock.now_ms());
-    teller.report(Entry::new(run.id, times, &manifest, &published, &report), &report).await;
+    let ended = ending.commit(built, fingerprint, held).await?;
+    let (urls, shards) = (ended.manifest.urls(), ended.manifest.shards.len());
+    let Ended { key, published, rejects, told, invalidated, .. } = ended;
     let site = run.site.to_owned();
-    let accepted = manifest.accepted.filter(|_| !input_unchanged);
-    Ok(Refreshed { site, urls, shards, input_unchanged, report, accepted, published, manifest: key, rejects, told })
-}
-
-/// The lease of a site's state object, renewed by a compare-and-swap.
-struct Renewing<'h> {
-    held: &'h mut Held<Committed>,
-    clock: &'h Clock,
-}
-
-impl Lease for Renewing<'_> {
-    async fn renew(&mut self) -> Result<(), PlaceError> {
-        let renewed = self.held.commit(self.clock.now_ms() + LEASE_MS).await;
-        renewed.map_err(|error| PlaceError {
-            operation: "renewing the lease",
-            file: "state object".to_owned(),
-            message: error.to_string(),
-        })
-    }
+    let accepted = ended.manifest.accepted.filter(|_| !input_unchanged);
+    Ok(Refreshed {
+        site,
+        urls,
+        shards,
+        input_unchanged,
+        report,
+        accepted,
+        published,
+        manifest: key,
+        rejects,
+        told,
+        invalidated,
+    })
 }
 
 impl RefreshError {
@@ -372,17 +408,24 @@ impl RefreshError {
     }
 }
 
+/// What a sitemap hangs on beside its rows; where rows are chosen by the time, that is a part of it.
+pub(crate) fn salt(settings: &[u8], statement: &Statement, options: &Options) -> Vec<u8> {
+    let values = statement.parameters.join("\n");
+    let policy = options.policy.fingerprint();
+    [settings, statement.sql.as_bytes(), values.as_bytes(), policy.as_bytes()].join(&b"\n\n"[..])
+}
+
 /// What a pass works on and with.
-struct Pass<'a> {
-    attempt: Attempt<'a>,
-    site: &'a Site,
-    settings: &'a [u8],
-    statement: &'a Statement,
-    previous: &'a Manifest,
-    previous_key: Option<&'a str>,
-    options: &'a Options,
-    bucket: &'a Bucket,
-    strays: &'a [Stray],
+pub(crate) struct Pass<'a> {
+    pub(crate) attempt: Attempt<'a>,
+    pub(crate) site: &'a Site,
+    pub(crate) settings: &'a [u8],
+    pub(crate) statement: &'a Statement,
+    pub(crate) previous: &'a Manifest,
+    pub(crate) previous_key: Option<&'a str>,
+    pub(crate) options: &'a Options,
+    pub(crate) bucket: &'a Bucket,
+    pub(crate) strays: &'a [Stray],
 }
 
 impl Surroundings {
@@ -393,19 +436,31 @@ impl Surroundings {
         Reach { athena, s3: &self.s3, state_bucket: &self.state_bucket }
     }
 
-    /// The settings of the sitemaps that `run` is for, and their text.
-    async fn sites(&self, run: Run<'_>) -> Result<(Vec<Site>, Vec<u8>), RefreshError> {
-        if run.site.is_empty() || !run.site.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-            return Err(RefreshError::Name(run.site.to_owned()));
+    /// The settings of the one sitemap called `sitemap` of `site`, or of its only one, and the text of all.
+    pub(crate) async fn one(&self, site: &str, sitemap: Option<&str>) -> Result<(Site, Vec<u8>), RefreshError> {
+        let (mut sites, text) = self.sites(site, sitemap).await?;
+        match sites.pop() {
+            Some(one) if sites.is_empty() => Ok((one, text)),
+            last => {
+                let known = sites.into_iter().chain(last).map(|site| site.sitemap.name).collect();
+                Err(RefreshError::Several { site: site.to_owned(), known })
+            }
         }
-        let key = keys::site(run.site);
+    }
+
+    /// The settings of the sitemaps of the site `name`, or of the one that is `wanted`, and their text.
+    async fn sites(&self, name: &str, wanted: Option<&str>) -> Result<(Vec<Site>, Vec<u8>), RefreshError> {
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            return Err(RefreshError::Name(name.to_owned()));
+        }
+        let key = keys::site(name);
         let text = self.read(&key).await?;
         let mut sites = site::parse(&format!("s3://{}/{key}", self.state_bucket), &String::from_utf8_lossy(&text))?;
-        if let Some(wanted) = run.sitemap {
+        if let Some(wanted) = wanted {
             let known = sites.iter().map(|site| site.sitemap.name.clone()).collect();
             sites.retain(|site| site.sitemap.name == wanted);
             if sites.is_empty() {
-                let (site, sitemap) = (run.site.to_owned(), wanted.to_owned());
+                let (site, sitemap) = (name.to_owned(), wanted.to_owned());
                 return Err(RefreshError::Sitemap { site, sitemap, known });
             }
         }
@@ -413,7 +468,7 @@ impl Surroundings {
     }
 
     /// The site's query with its parameters; nothing where it has none.
-    async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
+    pub(crate) async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
         let Source::Query(query) = &site.source else { return Ok(Statement::default()) };
         let sql = match &query.sql {
             SqlText::Inline(sql) => sql.clone(),
@@ -443,7 +498,7 @@ impl Surroundings {
     }
 
     /// One pass over the rows of `input`, and a second one that sorts where the first finds them out of order.
-    async fn pass(&self, pass: &Pass<'_>, input: &Input) -> Result<Built, RefreshError> {
+    pub(crate) async fn pass(&self, pass: &Pass<'_>, input: &Input) -> Result<Built, RefreshError> {
         let addresses = pass.options.policy.addresses().map_err(BuildError::from)?;
         for order in input.orders() {
             let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
@@ -493,53 +548,27 @@ impl Surroundings {
         Ok(built.map(|(built, fingerprint)| (built, Some(fingerprint))))
     }
 
-    async fn manifest(&self, held: &Held<Committed>, site: &Site) -> Result<Manifest, RefreshError> {
-        let Some(key) = &held.document.state.manifest else { return Ok(Manifest::empty(site.sitemap.base.as_str())) };
+    /// Takes the sitemap's lease for `run`.
+    pub(crate) async fn lease(&self, site: &str, run: &str) -> Result<Held<Committed>, RefreshError> {
+        let store = StateStore::new(self.s3.clone(), &self.state_bucket);
+        Ok(store.acquire(&keys::state(site), run, self.clock.now_ms(), LEASE_MS).await?)
+    }
+
+    /// The committed manifest, or an empty one.
+    pub(crate) async fn manifest(&self, held: &Held<Committed>, site: &Site) -> Result<Manifest, RefreshError> {
+        match &held.document.state.manifest {
+            Some(key) => self.manifest_at(key).await,
+            None => Ok(Manifest::empty(site.sitemap.base.as_str())),
+        }
+    }
+
+    /// The manifest under `key`.
+    pub(crate) async fn manifest_at(&self, key: &str) -> Result<Manifest, RefreshError> {
         let bytes = self.read(key).await?;
-        Manifest::from_json(&bytes).map_err(|source| RefreshError::Manifest { key: key.clone(), source })
+        Manifest::from_json(&bytes).map_err(|source| RefreshError::Manifest { key: key.to_owned(), source })
     }
 
-    /// Writes the manifest under a key of its own and makes it the committed one, unless nothing changed.
-    async fn commit(
-        &self,
-        run: Run<'_>,
-        (manifest, input): (&Manifest, Option<String>),
-        previous: &Manifest,
-        held: &mut Held<Committed>,
-    ) -> Result<String, RefreshError> {
-        if let Some(key) = &held.document.state.manifest
-            && manifest.shards == previous.shards
-            && manifest.retired == previous.retired
-            && manifest.kinds == previous.kinds
-            && held.document.state.intent.is_empty()
-        {
-            // Goes out with the release of the lease.
-            let key = key.clone();
-            held.document.state.input = input;
-            return Ok(key);
-        }
-        let key = keys::manifest(run.site, held.token(), run.id);
-        let bytes =
-            manifest.to_json().map_err(|error| RefreshError::Manifest { key: key.clone(), source: error.into() })?;
-        self.write(&key, bytes, "application/json").await?;
-        held.document.state =
-            Committed { manifest: Some(key.clone()), run: Some(run.id.to_owned()), input, intent: Vec::new() };
-        held.commit(self.clock.now_ms() + LEASE_MS).await?;
-        Ok(key)
-    }
-
-    async fn store_rejects(&self, run: Run<'_>, report: &Report) -> Result<Option<String>, RefreshError> {
-        if report.rejected.is_empty() && report.dropped.is_empty() {
-            return Ok(None);
-        }
-        let key = keys::rejects(run.site, run.id);
-        let bytes = std::fs::read(run.work_dir.join(keys::REJECTS));
-        let bytes = bytes.map_err(|error| self.object_error("reading the working copy", &key, error.to_string()))?;
-        self.write(&key, bytes, "application/x-ndjson").await?;
-        Ok(Some(key))
-    }
-
-    async fn read(&self, key: &str) -> Result<Vec<u8>, RefreshError> {
+    pub(crate) async fn read(&self, key: &str) -> Result<Vec<u8>, RefreshError> {
         let answer = self.s3.get_object().bucket(&self.state_bucket).key(key).send().await;
         let object = answer.map_err(|error| {
             let missing = error.as_service_error().is_some_and(|error| error.is_no_such_key());
@@ -551,14 +580,14 @@ impl Surroundings {
         Ok(bytes.to_vec())
     }
 
-    async fn write(&self, key: &str, bytes: Vec<u8>, content_type: &str) -> Result<(), RefreshError> {
+    pub(crate) async fn write(&self, key: &str, bytes: Vec<u8>, content_type: &str) -> Result<(), RefreshError> {
         let request = self.s3.put_object().bucket(&self.state_bucket).key(key).content_type(content_type);
         let sent = request.body(ByteStream::from(bytes)).send().await;
         sent.map_err(|error| self.object_error("writing", key, DisplayErrorContext(&error).to_string()))?;
         Ok(())
     }
 
-    fn object_error(&self, operation: &'static str, key: &str, message: String) -> RefreshError {
+    pub(crate) fn object_error(&self, operation: &'static str, key: &str, message: String) -> RefreshError {
         RefreshError::Object { operation, bucket: self.state_bucket.clone(), key: key.to_owned(), message }
     }
 }

@@ -4,7 +4,7 @@
 //! file says at its top counts for all of them; an entry says what differs.
 
 use crate::athena;
-use crate::build::{DROP_PERCENT_MAX, Options};
+use crate::build::{DROP_PERCENT_MAX, Options, Packing};
 use crate::cut::Limits;
 use crate::engine::Engine;
 use crate::indexnow;
@@ -101,6 +101,9 @@ struct FilePublish {
     edge_ttl_seconds: u64,
     #[serde(default = "grace_hours")]
     grace_hours: u32,
+    #[serde(default)]
+    content_encoding: bool,
+    distribution: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,6 +140,8 @@ pub struct Sitemap {
     pub files_url: String,
     /// The zone of lastmod times that name none.
     pub lastmod_zone: Option<TimeZone>,
+    /// What its shards are written as.
+    pub packing: Packing,
     /// What shapes the rows, and which of them are taken.
     pub rows: pages::Settings,
     /// What the site's other sitemaps take.
@@ -160,6 +165,7 @@ impl Sitemap {
         let policy = Policy { others: self.others.clone(), ..policy };
         Options {
             limits: self.limits,
+            packing: self.packing,
             level: self.level,
             drop_percent_max: self.drop_percent_max,
             kinds_drop_percent_max: self.kinds_drop_percent_max.clone(),
@@ -194,6 +200,8 @@ pub struct Target {
     pub edge_ttl: Duration,
     /// How long a file that no index names stays, in milliseconds.
     pub grace_ms: i64,
+    /// The CloudFront distribution whose copies are invalidated after a change, if they are.
+    pub distribution: Option<String>,
 }
 
 /// Reads and checks the settings in `text`, of every sitemap that the site has; `name` is the file or object, for
@@ -206,6 +214,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Site>, SiteError> {
     let wrong = wrong_in(name);
     let publish = file.publish.take();
     let publish = publish.ok_or_else(|| wrong("publish", "is missing: give at least the bucket".to_owned()))?;
+    let packing = if publish.content_encoding { Packing::Encoded } else { Packing::Gzip };
     let target = target(publish, &wrong)?;
     let input = std::mem::take(&mut file.input);
     let source = input.check(file.query.take()).map_err(|(field, problem)| wrong(field, problem))?;
@@ -229,7 +238,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Site>, SiteError> {
         source: source.clone(),
         scale,
         indexnow: indexnow.clone().filter(|_| told),
-        sitemap,
+        sitemap: Sitemap { packing, ..sitemap },
     };
     Ok(sitemaps.into_iter().map(site).collect())
 }
@@ -282,6 +291,7 @@ impl File {
                 drop_percent_max: drop_percent_max(&entry, &wrong)?,
                 kinds_drop_percent_max: entry.guard.kinds.clone().unwrap_or_default(),
                 name: entry.name.clone(),
+                packing: Packing::default(),
             };
             // What leaves a window is no page that is gone.
             Ok((sitemap, entry.indexnow.unwrap_or(!entry.select.is_window())))
@@ -414,8 +424,26 @@ fn target(file: FilePublish, wrong: &Wrong<'_>) -> Result<Target, SiteError> {
             format!("is {}: give at most 300, since a run waits that long up to four times", file.edge_ttl_seconds);
         return Err(wrong("publish.edge_ttl_seconds", problem));
     }
-    let edge_ttl = Duration::from_secs(file.edge_ttl_seconds);
-    Ok(Target { bucket: file.bucket, prefix, edge_ttl, grace_ms: i64::from(file.grace_hours) * 3_600_000 })
+    if let Some(id) = &file.distribution {
+        let plain = id.starts_with('E') && id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        if !plain {
+            return Err(wrong(
+                "publish.distribution",
+                format!("is {id:?}: give the distribution's ID, as in E2EXAMPLE"),
+            ));
+        }
+        if !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte)) {
+            let problem = format!("is {prefix:?}: with a distribution give letters, digits and - _ . alone");
+            return Err(wrong("publish.prefix", problem));
+        }
+    }
+    Ok(Target {
+        bucket: file.bucket,
+        prefix,
+        edge_ttl: Duration::from_secs(file.edge_ttl_seconds),
+        grace_ms: i64::from(file.grace_hours) * 3_600_000,
+        distribution: file.distribution,
+    })
 }
 
 #[cfg(test)]
@@ -502,6 +530,8 @@ mod tests {
             ("bucket = \"sitemaps\"", "bucket = \"s3://x\"", "publish.bucket"),
             ("prefix = \"/a/b\"", "prefix = \"a/../b\"", "publish.prefix"),
             ("prefix = \"/a/b\"", "edge_ttl_seconds = 3600", "publish.edge_ttl_seconds"),
+            ("prefix = \"/a/b\"", "distribution = \"d1.cloudfront.net\"", "publish.distribution"),
+            ("prefix = \"/a/b\"", "prefix = \"a b\"\ndistribution = \"E2EXAMPLE\"", "publish.prefix"),
             ("prefix = \"/a/b\"", "edge_ttl = 3", "edge_ttl"),
             ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),
             ("prefix = \"/a/b\"", "[shards]\nmax_urls = 50001", "shards.max_urls"),

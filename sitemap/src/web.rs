@@ -121,7 +121,7 @@ impl Web {
         let mut at = address(url)?;
         let mut redirects = Vec::new();
         loop {
-            let answer = self.send(Method::GET, &at, None).await?;
+            let answer = self.send(Method::GET, &at, &[("accept-encoding", "gzip")], Vec::new()).await?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(Answer { redirects, ..answer });
             }
@@ -142,20 +142,33 @@ impl Web {
     /// # Errors
     /// A [`WebError`].
     pub async fn post_json(&self, url: &str, json: Vec<u8>) -> Result<Answer, WebError> {
-        self.send(Method::POST, &address(url)?, Some(json)).await
+        self.post(url, &[("content-type", "application/json; charset=utf-8")], json).await
     }
 
-    async fn send(&self, method: Method, url: &Url, json: Option<Vec<u8>>) -> Result<Answer, WebError> {
+    /// POSTs `body` to `url` with these headers. Redirects are not followed.
+    ///
+    /// # Errors
+    /// A [`WebError`].
+    pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Answer, WebError> {
+        self.send(Method::POST, &address(url)?, headers, body).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, WebError> {
         self.wait_for_turn().await;
         let mut wire = url.clone();
         wire.set_fragment(None);
         let uri: Uri = wire.as_str().parse().map_err(|_| WebError::Address(url.to_string()))?;
         let mut request = Request::builder().method(method).uri(uri).header(header::USER_AGENT, &self.user_agent);
-        request = match &json {
-            Some(_) => request.header(header::CONTENT_TYPE, "application/json; charset=utf-8"),
-            None => request.header(header::ACCEPT_ENCODING, "gzip"),
-        };
-        let request = request.body(Full::from(json.unwrap_or_default()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body));
         let request = request.map_err(|_| WebError::Address(url.to_string()))?;
         let sent = within(self.timeout, url.as_str(), self.client.request(request)).await?;
         let (head, body) = sent.map_err(|error| transport(url.as_str(), &error))?.into_parts();

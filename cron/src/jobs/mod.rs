@@ -4,6 +4,8 @@ pub mod heartbeat;
 pub mod resync;
 pub mod sitemap;
 pub mod sitemap_part;
+pub mod sitemap_plan;
+pub mod sitemap_rollback;
 pub mod snapshot;
 
 use crate::runner::Context;
@@ -32,10 +34,22 @@ pub enum Job {
     Sitemap,
     /// Builds one part of a sitemap; started by the sitemap job.
     SitemapPart,
+    /// Says what the sitemap job would do, and pins that.
+    SitemapPlan,
+    /// Restores the sitemap of an earlier run.
+    SitemapRollback,
 }
 
 /// Every job.
-pub const JOBS: [Job; 5] = [Job::Heartbeat, Job::Snapshot, Job::Resync, Job::Sitemap, Job::SitemapPart];
+pub const JOBS: [Job; 7] = [
+    Job::Heartbeat,
+    Job::Snapshot,
+    Job::Resync,
+    Job::Sitemap,
+    Job::SitemapPart,
+    Job::SitemapPlan,
+    Job::SitemapRollback,
+];
 
 impl Job {
     /// The job's name.
@@ -47,6 +61,8 @@ impl Job {
             Job::Resync => "resync",
             Job::Sitemap => "sitemap",
             Job::SitemapPart => "sitemap_part",
+            Job::SitemapPlan => "sitemap_plan",
+            Job::SitemapRollback => "sitemap_rollback",
         }
     }
 
@@ -66,7 +82,7 @@ impl Job {
         let part = match self {
             Job::Heartbeat => None,
             Job::Snapshot | Job::Resync => args["region"].as_str(),
-            Job::Sitemap | Job::SitemapPart => args["site"].as_str(),
+            Job::Sitemap | Job::SitemapPart | Job::SitemapPlan | Job::SitemapRollback => args["site"].as_str(),
         };
         let part: String = part.unwrap_or("").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
         if part.is_empty() { self.name().to_owned() } else { format!("{}-{part}{number}", self.name()) }
@@ -77,7 +93,7 @@ impl Job {
     pub fn part_max(self) -> Duration {
         match self {
             Job::Heartbeat => Duration::from_secs(45),
-            Job::Snapshot | Job::Resync | Job::Sitemap | Job::SitemapPart => Duration::from_secs(14 * 60),
+            _ => Duration::from_secs(14 * 60),
         }
     }
 
@@ -99,6 +115,15 @@ impl Job {
             Job::SitemapPart => {
                 sitemap_part::run(&context.cron.sitemap_surroundings(), &context.args).await?;
                 Ok(Part::Done(Value::Null))
+            }
+            Job::SitemapPlan => {
+                let around = context.cron.sitemap_surroundings();
+                let (run, left) = (context.run.as_str(), context.time_left());
+                Ok(Part::Done(serde_json::to_value(sitemap_plan::run(&around, &context.args, run, left).await?)?))
+            }
+            Job::SitemapRollback => {
+                let around = context.cron.sitemap_surroundings();
+                Ok(Part::Done(sitemap_rollback::run(&around, &context.args, context.run.as_str()).await?))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
 
 /// Part of the remaining time that the query may take; the rest is for the pass and for publishing.
-const QUERY_SHARE: f64 = 0.6;
+pub(crate) const QUERY_SHARE: f64 = 0.6;
 
 /// The job's arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -16,12 +16,26 @@ pub struct Args {
     /// The site, as in `sites/NAME.toml` in the state bucket.
     pub site: String,
     /// The one of its sitemaps that is wanted; all where it is missing.
+    #[serde(default)]
     pub sitemap: Option<String>,
     /// Who allows that far fewer URLs are left than the guards believe, and why: for this run, and on record.
+    #[serde(default)]
     pub accept_drop: Option<String>,
+    /// The plan to carry out, to the letter.
+    #[serde(default)]
+    pub plan: Option<String>,
     /// Values of the query's named parameters, in place of those in the site's settings: `{"site":"demo","since":"…"}`.
     #[serde(flatten)]
     pub parameters: BTreeMap<String, Value>,
+}
+
+impl Args {
+    /// Values of the query's named parameters, as text.
+    #[must_use]
+    pub fn parameters(&self) -> BTreeMap<String, String> {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.parameters.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+    }
 }
 
 /// Why the job did not finish.
@@ -50,13 +64,17 @@ pub async fn run(
 ) -> Result<Vec<Refreshed>, SitemapError> {
     let args = Args::deserialize(args)?;
     let work_dir = tempfile::tempdir()?;
-    let query_longest = time_left.mul_f64(QUERY_SHARE);
-    let plain = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let parameters = args.parameters.into_iter().map(|(name, value)| (name, plain(value))).collect();
-    let sitemap = args.sitemap.as_deref();
-    let work_dir = work_dir.path();
-    let (site, accept_drop) = (args.site.as_str(), args.accept_drop.as_deref());
-    let run = Run { site, sitemap, id: run_id, parameters: &parameters, accept_drop, query_longest, work_dir };
+    let parameters = args.parameters();
+    let run = Run {
+        site: &args.site,
+        sitemap: args.sitemap.as_deref(),
+        id: run_id,
+        parameters: &parameters,
+        accept_drop: args.accept_drop.as_deref(),
+        plan: args.plan.as_deref(),
+        query_longest: time_left.mul_f64(QUERY_SHARE),
+        work_dir: work_dir.path(),
+    };
     let refreshed = refresh::refresh(around, run).await?;
     for one in &refreshed {
         tracing::info!(

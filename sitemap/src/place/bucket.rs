@@ -2,7 +2,8 @@
 //!
 //! Promises: files are PUT whole, with a checksum, and PUT or deleted on the condition that what stands there is what
 //! this run saw when it began, the index included; so two runs never mix unseen. A PUT whose answer was lost is
-//! recognised by the hash that the object carries, a DELETE by the object's absence. Types, caching and that hash are set here and nowhere else.
+//! recognised by the hash that the object carries, a DELETE by the object's absence. Types, caching and that hash are set
+//! here and nowhere else. Which version a PUT made is remembered, so that a rollback finds it.
 
 use crate::build::Stray;
 use crate::keys;
@@ -28,7 +29,15 @@ const TRIES_MAX: u32 = 4;
 pub struct Bucket {
     s3: Client,
     target: Target,
-    etags: Mutex<HashMap<String, String>>,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+/// An object as this run saw or wrote it.
+#[derive(Clone, Debug)]
+struct Seen {
+    etag: String,
+    /// Of what this run wrote, where the bucket keeps versions.
+    version: Option<String>,
 }
 
 impl Bucket {
@@ -37,7 +46,7 @@ impl Bucket {
     /// # Errors
     /// Where it cannot be listed.
     pub async fn open(s3: Client, target: Target) -> Result<Self, PlaceError> {
-        let mut etags = HashMap::new();
+        let mut seen = HashMap::new();
         let mut pages = s3
             .list_objects_v2()
             .bucket(&target.bucket)
@@ -50,11 +59,11 @@ impl Bucket {
                 if let (Some(key), Some(etag)) = (object.key, object.e_tag)
                     && let Some(file) = key.strip_prefix(&target.prefix)
                 {
-                    etags.insert(file.to_owned(), etag);
+                    seen.insert(file.to_owned(), Seen { etag, version: None });
                 }
             }
         }
-        Ok(Self { s3, target, etags: Mutex::new(etags) })
+        Ok(Self { s3, target, seen: Mutex::new(seen) })
     }
 
     /// Whether the shard's object is the one that the manifest knows.
@@ -78,15 +87,42 @@ impl Bucket {
         Ok(strays)
     }
 
-    fn etag(&self, file: &str) -> Option<String> {
-        self.etags.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(file).cloned()
+    /// Which version of the file this run wrote, if it did and the bucket keeps versions.
+    #[must_use]
+    pub fn version(&self, file: &str) -> Option<String> {
+        self.seen(file)?.version
     }
 
-    fn remember(&self, file: &str, etag: Option<String>) {
-        let mut etags = self.etags.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match etag {
-            Some(etag) => etags.insert(file.to_owned(), etag),
-            None => etags.remove(file),
+    /// An old version of a file; nothing where the bucket does not have it any more.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub async fn old(&self, file: &str, version: &str) -> Result<Option<Vec<u8>>, PlaceError> {
+        let request = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).version_id(version);
+        let object = match request.send().await {
+            Ok(object) => object,
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed("reading an old version", file, &error)),
+        };
+        let bytes = object.body.collect().await.map_err(|error| broken("reading an old version", file, &error))?;
+        Ok(Some(bytes.to_vec()))
+    }
+
+    fn seen(&self, file: &str) -> Option<Seen> {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(file).cloned()
+    }
+
+    fn etag(&self, file: &str) -> Option<String> {
+        self.seen(file).map(|seen| seen.etag)
+    }
+
+    fn remember(&self, file: &str, seen: Option<Seen>) {
+        let mut all = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match seen {
+            Some(seen) => all.insert(file.to_owned(), seen),
+            None => all.remove(file),
         };
     }
 
@@ -94,7 +130,13 @@ impl Bucket {
         format!("{}{file}", self.target.prefix)
     }
 
-    async fn put(&self, file: &str, bytes: Vec<u8>, content_type: &str) -> Result<String, PlaceError> {
+    /// `(content_type, content_encoding)`: packed files are either of a packed type or encoded, never both.
+    async fn put(
+        &self,
+        file: &str,
+        bytes: Vec<u8>,
+        (content_type, content_encoding): (&str, Option<&str>),
+    ) -> Result<String, PlaceError> {
         let hash = crate::build::hex(XxHash3_128::oneshot(&bytes));
         let max_age = self.target.edge_ttl.as_secs();
         let mut tries = 1;
@@ -105,6 +147,7 @@ impl Bucket {
                 .bucket(&self.target.bucket)
                 .key(self.key(file))
                 .content_type(content_type)
+                .set_content_encoding(content_encoding.map(str::to_owned))
                 .cache_control(format!("public, max-age={max_age}, must-revalidate"))
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
                 .metadata(HASH, &hash)
@@ -114,7 +157,7 @@ impl Bucket {
                 None => request.if_none_match("*"),
             };
             let error = match request.send().await {
-                Ok(written) => return self.written(file, written.e_tag),
+                Ok(written) => return self.written(file, (written.e_tag, written.version_id)),
                 Err(error) => error,
             };
             match error.raw_response().map(|response| response.status().as_u16()) {
@@ -125,13 +168,15 @@ impl Bucket {
         }
     }
 
-    fn written(&self, file: &str, etag: Option<String>) -> Result<String, PlaceError> {
+    fn written(&self, file: &str, (etag, version): (Option<String>, Option<String>)) -> Result<String, PlaceError> {
         let etag = etag.ok_or_else(|| PlaceError {
             operation: "writing",
             file: file.to_owned(),
             message: "the answer holds no ETag".to_owned(),
         })?;
-        self.remember(file, Some(etag.clone()));
+        // Where versions were turned off again, every object is version "null", and the next PUT replaces it.
+        let version = version.filter(|version| version != "null");
+        self.remember(file, Some(Seen { etag: etag.clone(), version }));
         Ok(etag)
     }
 
@@ -140,7 +185,7 @@ impl Bucket {
         let head = self.s3.head_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
         let head = head.map_err(|error| failed("reading back", file, &error))?;
         if head.metadata().and_then(|metadata| metadata.get(HASH)).is_some_and(|there| there == hash) {
-            return self.written(file, head.e_tag);
+            return self.written(file, (head.e_tag, head.version_id));
         }
         Err(overtaken("writing", file))
     }
@@ -162,11 +207,13 @@ impl Place for Bucket {
             file: file.to_owned(),
             message: error.to_string(),
         })?;
-        self.put(file, bytes, "application/gzip").await
+        let packed = file.ends_with(".gz");
+        let kind = if packed { ("application/gzip", None) } else { ("application/xml", Some("gzip")) };
+        self.put(file, bytes, kind).await
     }
 
     async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
-        self.put(keys::INDEX, bytes.to_vec(), "application/xml").await.map(|_| ())
+        self.put(keys::INDEX, bytes.to_vec(), ("application/xml", None)).await.map(|_| ())
     }
 
     async fn index(&self) -> Result<Option<Vec<u8>>, PlaceError> {
@@ -180,11 +227,7 @@ impl Place for Bucket {
         if object.e_tag != self.etag(keys::INDEX) {
             return Err(overtaken("reading", keys::INDEX));
         }
-        let bytes = object.body.collect().await.map_err(|error| PlaceError {
-            operation: "reading",
-            file: keys::INDEX.to_owned(),
-            message: error.to_string(),
-        })?;
+        let bytes = object.body.collect().await.map_err(|error| broken("reading", keys::INDEX, &error))?;
         Ok(Some(bytes.to_vec()))
     }
 
@@ -210,6 +253,10 @@ impl Place for Bucket {
 fn overtaken(operation: &'static str, file: &str) -> PlaceError {
     let message = "somebody else wrote it since this run began; the next run mends it".to_owned();
     PlaceError { operation, file: file.to_owned(), message }
+}
+
+fn broken(operation: &'static str, file: &str, error: &dyn std::error::Error) -> PlaceError {
+    PlaceError { operation, file: file.to_owned(), message: error.to_string() }
 }
 
 fn failed<E>(operation: &'static str, file: &str, error: &SdkError<E>) -> PlaceError

@@ -3,8 +3,10 @@
 //! Promises: one run at a time; every file appears whole, by a rename; the manifest is written last and is the commit.
 
 use crate::build::{self, BuildError, Options, Standing, Stray, hex};
+use crate::difference::DifferenceError;
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError, Shard};
+use crate::plan::Outlook;
 use crate::publish::{self, Locked, Manner, Place, PlaceError, Published};
 use crate::report::Report;
 use crate::source;
@@ -48,6 +50,14 @@ pub enum DirectoryError {
     /// Putting the files in place failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// The shards that are there cannot be compared.
+    #[error("the shards in {path} cannot be compared with what would be there")]
+    Compare {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: DifferenceError<io::Error>,
+    },
 }
 
 /// What a local build did.
@@ -61,6 +71,33 @@ pub struct Outcome {
     pub manifest: Manifest,
     /// Where rejected rows are listed.
     pub rejects: PathBuf,
+}
+
+/// What [`Directory::build`] would do in `root` with these inputs; nothing is written there. Works in `work_dir`.
+///
+/// # Errors
+/// A [`DirectoryError`], also where building would be refused.
+pub fn plan(
+    root: &Path,
+    inputs: &[PathBuf],
+    options: &Options,
+    work_dir: &Path,
+) -> Result<(Outlook, Report), DirectoryError> {
+    let directory = match root.join(keys::STATE_DIR).exists() {
+        true => Some(Directory::open(root)?),
+        false => None,
+    };
+    let base = options.policy.base.as_str();
+    let (previous, strays) = match &directory {
+        Some(directory) => (directory.manifest(base)?, directory.strays()?),
+        None => (Manifest::empty(base), Vec::new()),
+    };
+    let intact = |shard: &Shard| directory.as_ref().is_some_and(|directory| directory.is_intact(shard));
+    let standing = Standing { intact: &intact, strays: &strays };
+    let (built, _) = build::from_files(inputs, &previous, work_dir, options, standing)?;
+    let outlook = Outlook::of(&built, root);
+    let outlook = outlook.map_err(|source| DirectoryError::Compare { path: root.to_owned(), source })?;
+    Ok((outlook, built.report))
 }
 
 /// A directory that holds, or will hold, one sitemap; this run alone works in it.

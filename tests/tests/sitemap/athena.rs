@@ -20,10 +20,11 @@ pub(crate) const ROWS: usize = 9_000;
 /// 22 November 2025.
 pub(crate) const NOW_MS: i64 = 1_763_800_000_000;
 
+/// One site on the local cloud's S3 and the model of Athena.
 pub(crate) struct Stage {
     model: ModelAthena,
-    cloud: LocalCloud,
-    around: Surroundings,
+    pub(crate) cloud: LocalCloud,
+    pub(crate) around: Surroundings,
     runs: u32,
 }
 
@@ -69,7 +70,7 @@ impl Stage {
         let athena = model.client(&config);
         // Pauses take no time on this clock.
         let clock = Clock::simulated(NOW_MS);
-        let around = Surroundings { athena, s3, state_bucket: STATE.into(), clock, parts: None };
+        let around = Surroundings { athena, s3, state_bucket: STATE.into(), clock, parts: None, edge: None };
         let mut stage = Self { model, cloud, around, runs: 0 };
         stage.tell(json!({ "rows": rows(ROWS) }));
         stage
@@ -84,7 +85,7 @@ impl Stage {
         self.around.s3.put_object().bucket(STATE).key(key).body(body).send().await.unwrap();
     }
 
-    async fn run(&mut self, site: &str) -> Result<Refreshed, String> {
+    pub(crate) async fn run(&mut self, site: &str) -> Result<Refreshed, String> {
         self.run_with(site, &[]).await
     }
 
@@ -116,7 +117,8 @@ impl Stage {
         let id = format!("run-{}", self.runs);
         let dir = tempfile::tempdir().unwrap();
         let query_longest = Duration::from_secs(600);
-        let run = Run { site, sitemap, id: &id, parameters, accept_drop, query_longest, work_dir: dir.path() };
+        let (plan, work_dir) = (None, dir.path());
+        let run = Run { site, sitemap, id: &id, parameters, accept_drop, plan, query_longest, work_dir };
         let refreshed = refresh::refresh(&self.around, run).await;
         assert_eq!(self.keys(STATE, "athena/unload/").await, Vec::<String>::new(), "an UNLOAD's files stayed");
         refreshed

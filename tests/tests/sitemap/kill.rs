@@ -12,15 +12,20 @@ fn kill_everywhere(rules: Rules, [first, second, third]: [&Input; 3]) -> usize {
     before.run(&Job::new("first", first));
     before.pass();
     let job = Job::new("second", second).later(AFTER_LEASE_MS);
+    kill_at_every_call(&before, &job, [first, second, third])
+}
+
+/// Kills `job`, which leads from `first` to `second`, at every call, and lets the same job, and a run on `third`, follow.
+fn kill_at_every_call(before: &World, job: &Job, [first, second, third]: [&Input; 3]) -> usize {
     let unhurt = before.copy();
     unhurt.must_keep(common(&[first, second]));
-    let calls = unhurt.run(&job);
+    let calls = unhurt.run(job);
     assert_eq!(unhurt.crawl(), wanted(second));
     for at in 1..=calls {
         for fate in FATES {
             let world = before.copy();
             world.must_keep(common(&[first, second]));
-            let (outcome, hurt) = world.run_into(&job, at, fate);
+            let (outcome, hurt) = world.run_into(job, at, fate);
             let context = format!("call {at} ({hurt}) met {fate:?}");
             if matches!(fate, Fate::Busy | Fate::LoseAnswer) {
                 let error = outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
@@ -30,7 +35,7 @@ fn kill_everywhere(rules: Rules, [first, second, third]: [&Input; 3]) -> usize {
                 assert_eq!(world.outcome(), unhurt.outcome(), "{context}: it ends as if nothing had been");
                 continue;
             }
-            assert_mended(&world, &unhurt, &job, [first, second, third], at, fate, &context);
+            assert_mended(&world, &unhurt, job, [first, second, third], at, fate, &context);
         }
     }
     calls
@@ -53,14 +58,15 @@ fn assert_mended(
     let keep = common(&[first, second, third]);
     let other = world.copy();
     other.must_keep(keep.clone());
-    let third_job = Job::new("third", third).later(2 * AFTER_LEASE_MS);
+    let after = |id, input| Job { now_ms: job.now_ms, ..Job::new(id, input) }.later(AFTER_LEASE_MS);
+    let third_job = after("third", third);
     other.run(&third_job);
     assert_eq!((other.crawl(), other.disagreement()), (wanted(third), None), "{context}: and another run follows");
 
     let twice = world.copy();
     twice.must_keep(keep);
     twice.run_into(&third_job, at, fate);
-    twice.run(&Job::new("last", first).later(3 * AFTER_LEASE_MS));
+    twice.run(&after("last", first).later(AFTER_LEASE_MS));
     assert_eq!(
         (twice.crawl(), twice.disagreement()),
         (wanted(first), None),
@@ -109,6 +115,63 @@ fn a_run_killed_while_one_thing_changes_loses_no_page() {
         kill_everywhere(RULES, [&first, &second, &third]);
     }
     kill_everywhere(RULES, [&first, &pages(5000..5100), &third]);
+}
+
+#[test]
+fn another_packing_renames_every_file_and_loses_no_page_wherever_it_is_killed() {
+    let first = pages((0..90).map(|n| n * 10));
+    let mut third = first.clone();
+    third.extend((0..30).map(|n| (n * 9 + 1, 1)));
+    let before = World::new(RULES, true);
+    before.run(&Job::new("first", &first));
+    before.pass();
+    before.set("content_encoding", "true");
+    let job = Job::new("second", &first).later(AFTER_LEASE_MS);
+    kill_at_every_call(&before, &job, [&first, &first, &third]);
+    before.must_keep(common(&[&first]));
+    before.run(&job);
+    let manifest = before.manifest().unwrap();
+    assert!(manifest.shards.iter().all(|shard| shard.file.ends_with(".xml")), "{manifest:?}");
+    assert!(manifest.retired.iter().all(|old| old.file.ends_with(".xml.gz")) && manifest.retired.len() == 3);
+}
+
+#[test]
+fn a_rollback_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same() {
+    let [first, second, third] = everything_at_once();
+    for (grace_hours, one, other) in [(0, &first, &second), (24, &first, &second), (24, &second, &first)] {
+        let world = World::new(Rules { grace_hours, ..RULES }, true);
+        world.run(&Job::new("first", one));
+        world.run(&Job::new("second", other).later(AFTER_LEASE_MS));
+        world.pass();
+        let back = Job::rollback("back", None).later(2 * AFTER_LEASE_MS);
+        kill_at_every_call(&world, &back, [other, one, &third]);
+    }
+}
+
+#[test]
+fn a_rollback_after_a_run_that_was_killed_at_any_call_loses_no_page() {
+    let [first, second, third] = everything_at_once();
+    let before = World::new(RULES, true);
+    before.run(&Job::new("first", &first));
+    before.run(&Job::new("second", &second).later(AFTER_LEASE_MS));
+    before.pass();
+    let job = Job::new("third", &third).later(2 * AFTER_LEASE_MS);
+    let calls = before.copy().run(&job);
+    for at in 1..=calls {
+        for fate in [Fate::DieBefore, Fate::DieAfter] {
+            let world = before.copy();
+            world.must_keep(common(&[&first, &second, &third]));
+            let (_, hurt) = world.run_into(&job, at, fate);
+            let committed = world.manifest().unwrap().run == "third";
+            world.run(&Job::rollback("back", None).later(3 * AFTER_LEASE_MS));
+            let restored = if committed { &second } else { &first };
+            let context = format!("call {at} ({hurt}) met {fate:?}");
+            assert_eq!((world.crawl(), world.disagreement()), (wanted(restored), None), "{context}");
+            world.run(&Job::rollback("forward", None).later(4 * AFTER_LEASE_MS));
+            let restored = if committed { &third } else { &second };
+            assert_eq!((world.crawl(), world.disagreement()), (wanted(restored), None), "{context}");
+        }
+    }
 }
 
 #[test]

@@ -7,8 +7,10 @@ mod check;
 mod edge;
 mod extensions;
 mod kill;
+mod plan;
 mod race;
 mod readers;
+mod rollback;
 mod several;
 mod stability;
 mod store;
@@ -25,7 +27,7 @@ use tidemark_sitemap::Limits;
 use tidemark_sitemap::build::Options;
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::Policy;
-use tidemark_sitemap::place::directory::{Directory, DirectoryError, Outcome};
+use tidemark_sitemap::place::directory::{self, Directory, DirectoryError, Outcome};
 
 const BASE: &str = "https://packages.example.org";
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -263,6 +265,38 @@ async fn one_edited_row_changes_one_shard_and_the_index_and_no_row_changes_nothi
     let moved = shards.iter().filter(|shard| shard.changed_at.starts_with("2025-11-24")).count();
     assert_eq!((moved, shards.len()), (1, 8), "only the changed shard has a new time in the index");
     assert!(crawl(&fixture.out()).contains(&(address(&rows[edited].0), "2025-11-23".to_owned())));
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_what_a_build_then_does_and_touches_nothing() {
+    let fixture = Fixture::new();
+    let mut rows = rows(3000);
+    let policy = || Policy::new(BaseUrl::parse(BASE).unwrap(), fixture.now_ms);
+    let options = Options { limits: fixture.limits, ..Options::new(policy(), "test") };
+    let plan = |input: &Path| {
+        let work = tempfile::tempdir().unwrap();
+        let (told, report) = directory::plan(&fixture.out(), &[input.to_owned()], &options, work.path()).unwrap();
+        assert!(report.adds_up());
+        told
+    };
+    let input = fixture.write("pages.csv", &csv(&rows));
+    let told = plan(&input);
+    assert!(!fixture.out().exists(), "not even the directory is made");
+    assert_eq!((told.added, told.edited, told.removed, told.files_new, told.urls), (3011, 0, 0, 8, 3011));
+    fixture.build(&input).await.unwrap();
+    let before = fixture.files();
+    rows[1500].1 = "2025-11-23".to_owned();
+    rows.remove(20);
+    let input = fixture.write("pages.csv", &csv(&rows));
+    let told = plan(&input);
+    assert_eq!((told.added, told.edited, told.removed, told.urls_before, told.urls), (0, 1, 1, 3011, 3010));
+    assert_eq!(fixture.files(), before);
+    let done = fixture.build(&input).await.unwrap().published;
+    assert_eq!(
+        (done.files_rewritten.len() as u64, done.files_new.len() as u64),
+        (told.files_rewritten, told.files_new)
+    );
+    assert_eq!(done.shards_unchanged as u64, told.files_unchanged);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! twice. Every order of their S3 calls is tried. After every write the index must name valid files alone; at the end the
 //! committed manifest and the files must agree, or the next run must mend them.
 
-use crate::world::{AFTER_LEASE_MS, Input, Job, Rules, Running, World, pages, wanted};
+use crate::world::{AFTER_LEASE_MS, Input, Job, Rules, Running, Work, World, pages, wanted};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use tidemark_tests::random::Random;
@@ -106,7 +106,8 @@ fn end(race: &Race, next: &Job, order: &[usize], ends: &mut Ends) {
     }
     let world = race.world.copy();
     world.run(next);
-    assert_eq!((world.crawl(), world.disagreement()), (wanted(&next.input), None), "after the order {order:?}");
+    let Work::Refresh(input) = &next.work else { panic!("a refresh is to mend it") };
+    assert_eq!((world.crawl(), world.disagreement()), (wanted(input), None), "after the order {order:?}");
 }
 
 fn race(first: &Input, one: &Input, other: &Input) -> Ends {
@@ -151,6 +152,20 @@ fn a_run_that_lost_its_lease_harms_nothing_whatever_the_order_of_merges() {
     let mut merged = first.clone();
     merged.retain(|page, _| *page >= 40);
     race(&first, &merged, &with(&first, &[(1, 1), (2, 1), (3, 1)]));
+}
+
+#[test]
+fn a_run_by_plan_and_one_without_harm_nothing_whatever_their_order() {
+    let first = two_shards();
+    let (planned, other) = (with(&first, &[(10, 5)]), with(&first, &[(10, 6), (60, 6)]));
+    let before = World::new(RULES, false);
+    before.run(&Job::new("first", &first));
+    before.run(&Job { work: Work::Plan(planned.clone()), ..Job::new("plan", &first) }.later(1));
+    let by_plan = Job { work: Work::Planned("plan", planned.clone()), ..Job::new("by plan", &planned) };
+    let jobs = [by_plan, Job::new("other", &other).later(AFTER_LEASE_MS)];
+    let ends = every_order(&before, &jobs, &Job::new("next", &other).later(3 * AFTER_LEASE_MS));
+    eprintln!("{ends:?}");
+    assert!(ends.agreed > 1, "{ends:?}");
 }
 
 #[test]

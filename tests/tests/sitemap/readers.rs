@@ -86,7 +86,13 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
     let standing = Standing { intact: &|_| false, strays: &[] };
     let work_dir = fixture.dir.path().join("work");
     let (built, _) = build::from_files(&[input], &Manifest::empty(BASE), &work_dir, &options, standing).unwrap();
-    let target = Target { bucket: BUCKET.to_owned(), prefix: PREFIX.to_owned(), edge_ttl: Duration::ZERO, grace_ms: 0 };
+    let target = Target {
+        bucket: BUCKET.to_owned(),
+        prefix: PREFIX.to_owned(),
+        edge_ttl: Duration::ZERO,
+        grace_ms: 0,
+        distribution: None,
+    };
     let files_url = cloud.object_url(BUCKET, PREFIX.trim_end_matches('/'));
     let manner =
         Manner { files_url, edge_ttl: Duration::ZERO, grace_ms: 0, now_ms: NOW_MS, clock: Clock::simulated(NOW_MS) };

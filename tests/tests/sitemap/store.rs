@@ -305,7 +305,9 @@ impl Objects {
             None if bucket == PUBLIC => self.breaches.push(format!("PUT of {key} without a checksum")),
             None => {}
         }
-        let kept = |name: &str| matches!(name, "content-type" | "cache-control") || name.starts_with("x-amz-meta-");
+        let kept = |name: &str| {
+            matches!(name, "content-type" | "content-encoding" | "cache-control") || name.starts_with("x-amz-meta-")
+        };
         let headers = request.headers().iter().filter(|(name, _)| kept(name));
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let version = self.put(bucket, key, body, headers);

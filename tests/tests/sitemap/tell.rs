@@ -264,8 +264,13 @@ async fn a_sitemap_on_the_web_is_imported_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn just_what_changed_is_stored_before_anything_is_published() {
     let (cloud, fixture) = (Cloud::start().await, Fixture { drop_percent_max: 100, ..Fixture::new() });
-    let target =
-        Target { bucket: BUCKET.to_owned(), prefix: "public/".to_owned(), edge_ttl: Duration::ZERO, grace_ms: 0 };
+    let target = Target {
+        bucket: BUCKET.to_owned(),
+        prefix: "public/".to_owned(),
+        edge_ttl: Duration::ZERO,
+        grace_ms: 0,
+        distribution: None,
+    };
     let engine = engine(&[200]);
     let settings = settings(&[&engine]);
     let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);

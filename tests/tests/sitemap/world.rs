@@ -12,7 +12,9 @@ use std::time::Duration;
 use tidemark_runtime::clock::{Clock, Time};
 use tidemark_runtime::state::Document;
 use tidemark_sitemap::manifest::Manifest;
-use tidemark_sitemap::refresh::{self, Committed, RefreshError, Refreshed, Run, Surroundings};
+use tidemark_sitemap::plan;
+use tidemark_sitemap::refresh::{self, Committed, RefreshError, Run, Surroundings};
+use tidemark_sitemap::rollback::{self, Rollback};
 
 /// 22 November 2025.
 pub(crate) const NOW_MS: i64 = 1_763_800_000_000;
@@ -53,12 +55,29 @@ pub(crate) struct Job {
     pub(crate) id: &'static str,
     pub(crate) attempt: u32,
     pub(crate) now_ms: i64,
-    pub(crate) input: Input,
+    pub(crate) work: Work,
+}
+
+/// What a run does.
+#[derive(Clone)]
+pub(crate) enum Work {
+    /// Publishes these pages.
+    Refresh(Input),
+    /// Plans the same.
+    Plan(Input),
+    /// Carries out this plan, whose pages are these.
+    Planned(&'static str, Input),
+    /// Restores what this run published.
+    RollBack { to: Option<&'static str>, hold: bool },
 }
 
 impl Job {
     pub(crate) fn new(id: &'static str, input: &Input) -> Self {
-        Self { id, attempt: 1, now_ms: NOW_MS, input: input.clone() }
+        Self { id, attempt: 1, now_ms: NOW_MS, work: Work::Refresh(input.clone()) }
+    }
+
+    pub(crate) fn rollback(id: &'static str, to: Option<&'static str>) -> Self {
+        Self { id, attempt: 1, now_ms: NOW_MS, work: Work::RollBack { to, hold: false } }
     }
 
     pub(crate) fn again(&self) -> Self {
@@ -104,6 +123,14 @@ impl World {
         Self { store: Store::of(objects), time_ms }
     }
 
+    /// Sets a setting of the section `[publish]`.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        let mut objects = self.store.objects();
+        let text = String::from_utf8(objects.get(STATE, "sites/shop.toml").unwrap().bytes.to_vec()).unwrap();
+        let text = text.replace("[publish]\n", &format!("[publish]\n{name} = {value}\n"));
+        objects.put(STATE, "sites/shop.toml", text.into_bytes(), BTreeMap::new());
+    }
+
     /// A world that is the same now and goes on by itself.
     pub(crate) fn copy(&self) -> Self {
         let time_ms = Arc::new(AtomicI64::new(self.time_ms.load(Ordering::Relaxed)));
@@ -125,30 +152,44 @@ impl World {
 
     pub(crate) fn start(&self, actor: usize, job: &Job) -> Running {
         let work_dir = tempfile::tempdir().unwrap();
-        let rows =
-            job.input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
+        let none = Input::new();
+        let input = match &job.work {
+            Work::Refresh(input) | Work::Plan(input) | Work::Planned(_, input) => input,
+            Work::RollBack { .. } => &none,
+        };
+        let rows = input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
         let around = Surroundings {
             athena: Table(Arc::new(rows.collect())).client(),
             s3: self.store.client(actor),
             state_bucket: STATE.to_owned(),
             parts: None,
+            edge: None,
             clock: Clock::of(Watch { now_ms: job.now_ms, time_ms: Arc::clone(&self.time_ms) }),
         };
-        let id = job.id;
+        let (id, work) = (job.id, job.work.clone());
         let future = Box::pin(async move {
+            let work_dir = work_dir.path();
             let query_longest = Duration::from_secs(60);
             let parameters = BTreeMap::new();
-            let work_dir = work_dir.path();
             let run = Run {
                 site: SITE,
                 sitemap: None,
                 id,
                 parameters: &parameters,
                 accept_drop: None,
+                plan: None,
                 query_longest,
                 work_dir,
             };
-            refresh::refresh(&around, run).await
+            match work {
+                Work::Refresh(_) => refresh::refresh(&around, run).await.map(drop),
+                Work::Plan(_) => plan::plan(&around, run).await.map(drop),
+                Work::Planned(plan, _) => refresh::refresh(&around, Run { plan: Some(plan), ..run }).await.map(drop),
+                Work::RollBack { to, hold } => {
+                    let run = Rollback { site: SITE, sitemap: None, id, to, dry_run: false, hold, work_dir };
+                    rollback::rollback(&around, run).await.map(drop)
+                }
+            }
         });
         Running { actor, future, outcome: None }
     }
@@ -186,7 +227,12 @@ impl World {
         let state = self.state();
         assert!(state.lease.is_none(), "the lease was let go");
         let public = self.store.objects().all(PUBLIC);
-        Lasting { public, manifest: self.manifest(), intent: state.state.intent }
+        // Which version of an object a file is tells how often it was tried, not what it is.
+        let manifest = self.manifest().map(|mut manifest| {
+            manifest.shards.iter_mut().for_each(|shard| shard.version = None);
+            manifest
+        });
+        Lasting { public, manifest, intent: state.state.intent }
     }
 
     pub(crate) fn crawl(&self) -> Pages {
@@ -226,8 +272,8 @@ pub(crate) struct Lasting {
 /// A run under way. Dropping it is the end of its process.
 pub(crate) struct Running {
     pub(crate) actor: usize,
-    future: Pin<Box<dyn Future<Output = Result<Vec<Refreshed>, RefreshError>>>>,
-    pub(crate) outcome: Option<Result<Vec<Refreshed>, RefreshError>>,
+    future: Pin<Box<dyn Future<Output = Result<(), RefreshError>>>>,
+    pub(crate) outcome: Option<Result<(), RefreshError>>,
 }
 
 impl Running {
@@ -277,12 +323,7 @@ pub(crate) const FATES: [Fate; 6] =
 
 impl World {
     /// Runs `job`, whose call number `at` (from 1) meets `fate`. `None` where its process ended; and that call.
-    pub(crate) fn run_into(
-        &self,
-        job: &Job,
-        at: usize,
-        fate: Fate,
-    ) -> (Option<Result<Vec<Refreshed>, RefreshError>>, String) {
+    pub(crate) fn run_into(&self, job: &Job, at: usize, fate: Fate) -> (Option<Result<(), RefreshError>>, String) {
         let mut running = self.start(0, job);
         let (mut calls, mut hurt) = (0, String::new());
         while let Some(call) = running.next_call(&self.store) {

@@ -17,7 +17,7 @@ pub(crate) enum JobsCommand {
     List,
     /// Run a job now and follow it to its end, as in: tidemark jobs run sitemap --arg site=demo
     Run {
-        /// heartbeat, snapshot, resync or sitemap
+        /// One of those that `tidemark jobs list` names
         job: String,
         /// An argument of the job; may be repeated
         #[arg(long = "arg", value_name = "NAME=VALUE")]
@@ -84,7 +84,7 @@ fn standing(standing: Standing) -> &'static str {
     }
 }
 
-fn arguments(args: &[String]) -> anyhow::Result<Value> {
+pub(crate) fn arguments(args: &[String]) -> anyhow::Result<Value> {
     let mut map = Map::new();
     for arg in args {
         let Some((name, value)) = arg.split_once('=') else { bail!("--arg {arg}: write NAME=VALUE") };

@@ -65,6 +65,7 @@ module "sitemap_edge" {
   edge_ttl_s      = var.sitemap.edge_ttl_s
   aliases         = var.sitemap.aliases
   certificate_arn = var.sitemap.certificate_arn
+  rollback_days   = var.sitemap.rollback_days
   force_destroy   = var.force_destroy
 }
 
@@ -80,11 +81,13 @@ module "hub" {
   sites                  = var.sites
   athena                 = var.athena
   sitemap_bucket_arn     = module.sitemap_edge.bucket_arn
-  forward_zip            = local.zips.forward
-  cron_zip               = local.zips.cron
-  architecture           = var.architecture
-  log_retention_days     = var.log_retention_days
-  alarm_actions          = var.hub.alarm_actions
+  # Only where a site asks for it.
+  sitemap_distribution_arn = var.sitemap.invalidate ? module.sitemap_edge.distribution_arn : null
+  forward_zip              = local.zips.forward
+  cron_zip                 = local.zips.cron
+  architecture             = var.architecture
+  log_retention_days       = var.log_retention_days
+  alarm_actions            = var.hub.alarm_actions
 
   regions = {
     (var.hub.region) = {

@@ -44,6 +44,11 @@ output "sitemap_bucket" {
   value       = module.sitemap_edge.bucket_name
 }
 
+output "sitemap_distribution" {
+  description = "ID of the distribution before that bucket, for a site's setting distribution."
+  value       = module.sitemap_edge.distribution_id
+}
+
 output "sitemap_url" {
   description = "Where the sitemaps are served."
   value       = module.sitemap_edge.url

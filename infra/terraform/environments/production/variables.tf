@@ -145,12 +145,14 @@ variable "value_days" {
 }
 
 variable "sitemap" {
-  description = "The sitemaps' public bucket and edge: see modules/sitemap-edge."
+  description = "The sitemaps' public bucket and edge: see modules/sitemap-edge. invalidate: the jobs may invalidate the edge's copies."
   type = object({
     bucket_name     = string
     edge_ttl_s      = optional(number, 60)
     aliases         = optional(list(string), [])
     certificate_arn = optional(string)
+    rollback_days   = optional(number, 90)
+    invalidate      = optional(bool, false)
   })
 }
 

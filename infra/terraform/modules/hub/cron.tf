@@ -85,6 +85,23 @@ data "aws_iam_policy_document" "cron" {
     resources = [for arn in local.bucket_arns : "${arn}/*"]
   }
 
+  # A rollback reads what a sitemap's files were.
+  statement {
+    sid       = "OldSitemaps"
+    actions   = ["s3:GetObjectVersion"]
+    resources = ["${var.sitemap_bucket_arn}/*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.sitemap_distribution_arn == null ? [] : [var.sitemap_distribution_arn]
+
+    content {
+      sid       = "TellTheEdge"
+      actions   = ["cloudfront:CreateInvalidation"]
+      resources = [statement.value]
+    }
+  }
+
   statement {
     sid       = "Buckets"
     actions   = ["s3:GetBucketLocation", "s3:ListBucket"]

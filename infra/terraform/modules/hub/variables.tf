@@ -84,6 +84,12 @@ variable "sitemap_bucket_arn" {
   type        = string
 }
 
+variable "sitemap_distribution_arn" {
+  description = "ARN of the distribution before that bucket, where the sitemap jobs may invalidate its copies; null: they may not."
+  type        = string
+  default     = null
+}
+
 variable "forward_zip" {
   description = "Path of cache_forward.zip."
   type        = string

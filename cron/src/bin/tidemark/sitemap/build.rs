@@ -14,7 +14,8 @@ use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages;
-use tidemark_sitemap::place::directory::{Directory, Outcome};
+use tidemark_sitemap::place::directory::{self, Directory, Outcome};
+use tidemark_sitemap::plan::Outlook;
 use tidemark_sitemap::run_report::{self, Entry};
 use tidemark_sitemap::site::{self, Sitemap};
 use tidemark_sitemap::{Limits, keys};
@@ -67,6 +68,9 @@ pub(crate) struct BuildArgs {
     /// Allow any drop in this run; TEXT, who allows it and why, is kept in the manifest and the report
     #[arg(long, value_name = "TEXT")]
     accept_drop: Option<String>,
+    /// Only say what would change: pages, files, bytes; nothing is written to the directory
+    #[arg(long)]
+    dry_run: bool,
     /// Print the outcome as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -76,7 +80,7 @@ pub(crate) struct BuildArgs {
 pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let sitemaps = sitemaps(&args)?;
     let now_ms = Clock::system().now_ms();
-    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut failed, mut rejected_rows) = (Vec::new(), Vec::new(), false);
     for sitemap in &sitemaps {
         let options = Options {
             packing: if args.plain { Packing::Plain } else { Packing::Gzip },
@@ -84,6 +88,10 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
             ..sitemap.options(&format!("local-{now_ms}"), now_ms)
         };
         let out = args.out.join(keys::sitemap_dir(&sitemap.name));
+        if args.dry_run {
+            rejected_rows |= plan(&args, &out, &options)? > 0;
+            continue;
+        }
         match built(&args, &out, &options, &sitemap.files_url).await {
             Ok(outcome) => {
                 record(&out, &options, &outcome);
@@ -99,10 +107,10 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if args.json {
+    if args.json && !args.dry_run {
         print_json(&args, &outcomes, &failed)?;
     }
-    let rejected = outcomes.iter().any(|(_, _, outcome)| outcome.report.rejected_total() > 0);
+    let rejected = rejected_rows || outcomes.iter().any(|(_, _, outcome)| outcome.report.rejected_total() > 0);
     Ok(match (failed.is_empty(), args.strict && rejected) {
         (false, _) => ExitCode::FAILURE,
         (true, true) => ExitCode::from(EXIT_REJECTED),
@@ -143,8 +151,32 @@ fn sitemaps(args: &BuildArgs) -> anyhow::Result<Vec<Sitemap>> {
         others: Vec::new(),
         level: args.level,
         drop_percent_max: args.max_drop,
+        packing: Packing::default(),
         kinds_drop_percent_max: BTreeMap::new(),
     }])
+}
+
+/// Says what a build would do; gives how many rows it would reject.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn plan(args: &BuildArgs, out: &Path, options: &Options) -> anyhow::Result<u64> {
+    let work = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let (outlook, report) = directory::plan(out, &args.input, options, work.path())?;
+    if args.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&serde_json::json!({"out": out, "outlook": outlook, "report": report}))?
+        );
+    } else {
+        eprint!("{report}");
+        let Outlook { added, edited, removed, urls_before, urls, .. } = outlook;
+        println!("pages: {added} to add, {edited} to edit, {removed} to remove; {urls_before} now, {urls} then");
+        let Outlook { files_new, files_rewritten, files_retired, files_unchanged, put_bytes, .. } = outlook;
+        println!(
+            "files: {files_new} new, {files_rewritten} to rewrite, {files_retired} to remove, {files_unchanged} as they \
+             are; {put_bytes} bytes to write"
+        );
+    }
+    Ok(outlook.rejected)
 }
 
 /// Builds, with a bar that counts the rows against the URLs of the last run, which are a good guess.

@@ -4,8 +4,10 @@ mod build;
 mod check;
 mod import;
 mod init;
+mod plan;
 mod progress;
 mod robots;
+mod rollback;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -15,6 +17,14 @@ use std::process::ExitCode;
 pub(crate) enum SitemapCommand {
     /// Build a sitemap from page lists: an index and gzipped shards; only what changed is written
     Build(build::BuildArgs),
+    /// Say what a run in the cloud would do: pages, shards, bytes, cost; keep it for `run --plan`
+    Plan(plan::PlanArgs),
+    /// Run a site's sitemap job in the cloud and follow it to its end
+    Run(plan::RunArgs),
+    /// Go back to what an earlier run published, from the versions that the bucket keeps
+    Rollback(rollback::RollbackArgs),
+    /// Let runs publish again after `rollback --hold`
+    Release(rollback::ReleaseArgs),
     /// Check a sitemap, on the web or local, against every rule of the protocol; exits 1 where one is broken
     Check(check::CheckArgs),
     /// Take over a sitemap that something else made: its file names, and which pages each file holds
@@ -29,6 +39,10 @@ pub(crate) enum SitemapCommand {
 pub(crate) async fn run(command: SitemapCommand) -> anyhow::Result<ExitCode> {
     match command {
         SitemapCommand::Build(args) => build::run(args).await,
+        SitemapCommand::Plan(args) => plan::plan(args).await,
+        SitemapCommand::Run(args) => plan::run(args).await,
+        SitemapCommand::Rollback(args) => rollback::rollback(args).await,
+        SitemapCommand::Release(args) => rollback::release(args).await,
         SitemapCommand::Check(args) => check::run(&args).await,
         SitemapCommand::Import(args) => import::run(&args).await,
         SitemapCommand::Robots(args) => robots::run(&args).await,

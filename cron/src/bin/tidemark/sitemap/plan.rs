@@ -1,0 +1,63 @@
+//! `tidemark sitemap plan` and `tidemark sitemap run`: see what a run would do, and have it done.
+
+use crate::jobs::{arguments, run_and_report};
+use clap::Args;
+use std::process::ExitCode;
+
+/// Arguments of `sitemap plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The site, as in sites/NAME.toml
+    site: String,
+    /// The one of its sitemaps, where it has several
+    #[arg(long, value_name = "NAME")]
+    sitemap: Option<String>,
+    /// A value for a parameter of the query; may be repeated
+    #[arg(long = "arg", value_name = "NAME=VALUE")]
+    args: Vec<String>,
+    /// Print the run's record as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `sitemap run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The site, as in sites/NAME.toml
+    site: String,
+    /// The one of its sitemaps, where it has several
+    #[arg(long, value_name = "NAME")]
+    sitemap: Option<String>,
+    /// Carry out this plan, to the letter; refused where anything that it hangs on has changed
+    #[arg(long, value_name = "ID", conflicts_with = "args")]
+    plan: Option<String>,
+    /// A value for a parameter of the query; may be repeated
+    #[arg(long = "arg", value_name = "NAME=VALUE")]
+    args: Vec<String>,
+    /// Print the run's record as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plans, as a job.
+pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let mut job = arguments(&args.args)?;
+    job["site"] = args.site.into();
+    if let Some(sitemap) = args.sitemap {
+        job["sitemap"] = sitemap.into();
+    }
+    run_and_report("sitemap_plan", job, args.json).await
+}
+
+/// Runs, as a job.
+pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let mut job = arguments(&args.args)?;
+    job["site"] = args.site.into();
+    if let Some(sitemap) = args.sitemap {
+        job["sitemap"] = sitemap.into();
+    }
+    if let Some(plan) = args.plan {
+        job["plan"] = plan.into();
+    }
+    run_and_report("sitemap", job, args.json).await
+}
