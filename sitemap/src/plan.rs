@@ -22,7 +22,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use tidemark_runtime::state::{Document, StateStore};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// The version of a plan's form.
 pub const PLAN_VERSION: u32 = 1;
@@ -286,7 +286,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
 }
 
 fn settings_hash(salt: &[u8]) -> String {
-    format!("{} {:032x}", env!("CARGO_PKG_VERSION"), xxh3_128(salt))
+    format!("{} {:032x}", env!("CARGO_PKG_VERSION"), XxHash3_128::oneshot(salt))
 }
 
 /// What would be written, by name.

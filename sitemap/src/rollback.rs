@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use tidemark_runtime::state::Held;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// How many manifests back a run is looked for.
 const HISTORY_MAX: usize = 1000;
@@ -322,7 +322,7 @@ async fn stage(ending: &Ending<'_>, run: &str, shards: &[Shard], name: &str) -> 
             None => None,
         };
         let problem = match (&found, &shard.version) {
-            (Some(bytes), _) if hex(xxh3_128(bytes)) == shard.file_hash => None,
+            (Some(bytes), _) if hex(XxHash3_128::oneshot(bytes)) == shard.file_hash => None,
             (Some(_), _) => Some("its version holds something else"),
             (None, Some(_)) => Some("its version has expired"),
             (None, None) => Some("it has no version"),

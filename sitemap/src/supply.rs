@@ -108,7 +108,7 @@ async fn written_down(athena: Athena<'_>, input: &Input, columns: &Columns, dir:
     let failed = |source| InputError::Io { path: path.clone(), source };
     let file = fs::create_dir_all(dir).and_then(|()| File::create(&path)).map_err(failed)?;
     let mut copy = Copy { columns: columns.clone(), file: BufWriter::new(file) };
-    match input.read(athena, Order::Unknown, &|_, _| false, &mut copy).await {
+    match input.read(athena, dir, Order::Unknown, &|_, _| false, &mut copy).await {
         Err(ReadError::Query(error)) => Err(error.into()),
         Err(ReadError::Source(error)) => Err(failed(io::Error::other(error))),
         Ok(_) => copy.file.flush().map(|()| Input::of_files(vec![path.clone()])).map_err(failed),
@@ -187,7 +187,7 @@ mod tests {
         }
         copy.file.flush().unwrap();
         let mut rows = Rows(columns, Vec::new());
-        source::read_rows(&path, &mut rows).unwrap();
+        source::read_rows(&path, dir.path(), &mut rows).unwrap();
         assert_eq!(rows.1, wanted);
     }
 }

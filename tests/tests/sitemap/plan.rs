@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tidemark_sitemap::plan::{self, Plan, PlannedFile};
 use tidemark_sitemap::refresh::{self, Refreshed, Run};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Pages of the table, each with the day of its lastmod.
 type Table = BTreeMap<u32, u32>;
@@ -101,7 +101,7 @@ async fn a_run_by_plan_writes_byte_for_byte_what_the_plan_said_though_the_table_
             .iter()
             .map(|(file, bytes)| PlannedFile {
                 file: file.clone(),
-                hash: format!("{:032x}", xxh3_128(bytes)),
+                hash: format!("{:032x}", XxHash3_128::oneshot(bytes)),
                 bytes: bytes.len() as u64,
             })
             .collect();
