@@ -10,7 +10,7 @@
 use crate::athena::unload;
 use crate::build::{BuildError, Built, Options};
 use crate::difference::{Difference, DifferenceError, Page, copy_changed, differences_of};
-use crate::input::{self, Attempt, Found, InputError};
+use crate::input::{self, Attempt, Found, Input, InputError};
 use crate::keys;
 use crate::manifest::Manifest;
 use crate::place::bucket::Bucket;
@@ -243,7 +243,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
     let target = unload::Target { bucket: around.state_bucket.clone(), prefix };
     let rows = input::find(around.reach(), attempt, (&site.source, &statement), &target).await?;
     let input = rows.open(around.reach(), run.work_dir).await?;
-    let mut pass = Pass {
+    let pass = Pass {
         attempt,
         site: &site,
         settings: &settings,
@@ -254,14 +254,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         bucket: &bucket,
         strays: &[],
     };
-    let unguarded = Options { accept_drop: Some(run.id.to_owned()), ..options.clone() };
-    let (built, refused) = match around.pass(&pass, &input).await {
-        Err(RefreshError::Build(error @ BuildError::Drop(_))) => {
-            pass.options = &unguarded;
-            (around.pass(&pass, &input).await?, Some(error.to_string()))
-        }
-        built => (built?, None),
-    };
+    let (built, refused) = pass_unguarded(around, pass, &input, run.id).await?;
     let mut outlook = outlook(around, &site, run, &built).await?;
     outlook.refused = refused;
     outlook.scanned_bytes = rows.scanned_bytes;
@@ -283,6 +276,23 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         .map_err(|error| PlanError::Corrupt { key: key.clone(), problem: error.to_string() })?;
     around.write(&key, json, "application/json").await?;
     Ok(plan)
+}
+
+/// The pass, and where a guard refuses its outcome, what the guard said and the pass without it.
+async fn pass_unguarded(
+    around: &Surroundings,
+    pass: Pass<'_>,
+    input: &Input,
+    run: &str,
+) -> Result<(Built, Option<String>), RefreshError> {
+    match around.pass(&pass, input).await {
+        Err(RefreshError::Build(error @ BuildError::Drop(_))) => {
+            let options = Options { accept_drop: Some(run.to_owned()), ..pass.options.clone() };
+            let built = around.pass(&Pass { options: &options, ..pass }, input).await?;
+            Ok((built, Some(error.to_string())))
+        }
+        built => Ok((built?, None)),
+    }
 }
 
 fn settings_hash(salt: &[u8]) -> String {

@@ -18,7 +18,7 @@ use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::parts::{Parts, PartsError, StartPart};
 use crate::place::bucket::Bucket;
-use crate::plan::{self, PlanError};
+use crate::plan::{self, Plan, PlanError};
 use crate::publish::{PlaceError, Published};
 use crate::report::Report;
 use crate::rollback::{Damage, RollbackError};
@@ -316,7 +316,7 @@ async fn under_lease(
         None => None,
     };
     let run = Run { parameters: plan.as_ref().map_or(run.parameters, |plan| &plan.parameters), ..run };
-    let mut previous = around.manifest(held, site).await?;
+    let previous = around.manifest(held, site).await?;
     let statement = around.statement(run, site).await?;
     let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
     let ending = Ending {
@@ -329,20 +329,10 @@ async fn under_lease(
         began_ms,
         hold: false,
     };
-    if held.document.state.restoring.is_some() {
-        // A rollback was killed: what stands there is of neither side, and only the way back to one is safe.
-        match Damage::find(&ending, &previous, held).await {
-            Ok(Some(damage)) => previous = damage.mend(&ending, previous, held).await?,
-            Ok(None) => {}
-            Err(error @ RefreshError::Rollback(_)) => {
-                tracing::warn!(site = run.site, %error, "a killed rollback stays half done until this run is through");
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let previous = mended(&ending, previous, held).await?;
     let whole = held.document.state.intent.is_empty() && previous.shards.iter().all(|shard| bucket.is_intact(shard));
     let known = held.document.state.input.clone().filter(|_| whole);
-    let (longest, work_dir) = (run.query_longest, run.work_dir);
+    let Run { query_longest: longest, work_dir, .. } = run;
     let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
     let strays = bucket.strays(&held.document.state.intent).await?;
     // Rows are judged by the plan's time, and the index tells when they were published.
@@ -365,26 +355,16 @@ async fn under_lease(
         bucket: &bucket,
         strays: &strays,
     };
-    let made = if let Some(plan) = &plan {
-        let input = plan.rows.open(around.reach(), run.work_dir).await.map_err(PlanError::Rows)?;
-        let built = around.pass(&pass, &input).await?;
-        plan.check_built(&built)?;
-        Some((built, plan.rows.fingerprint(&salt)))
-    } else if site.scale.parts > 1 {
-        around.build_in_parts(&pass, &salt, known.as_deref()).await?
-    } else {
-        around.build(&pass, supply, (&salt, known.as_deref())).await?
-    };
+    let made = around.made(&pass, supply, plan.as_ref(), (&salt, known.as_deref())).await?;
     let input_unchanged = made.is_none();
     let (built, fingerprint) = made.unwrap_or_else(|| (Built::unchanged(previous.clone()), known));
     let report = built.report.clone();
     let ended = ending.commit(built, fingerprint, held).await?;
     let (urls, shards) = (ended.manifest.urls(), ended.manifest.shards.len());
     let Ended { key, published, rejects, told, invalidated, .. } = ended;
-    let site = run.site.to_owned();
     let accepted = ended.manifest.accepted.filter(|_| !input_unchanged);
     Ok(Refreshed {
-        site,
+        site: run.site.to_owned(),
         urls,
         shards,
         input_unchanged,
@@ -396,6 +376,23 @@ async fn under_lease(
         told,
         invalidated,
     })
+}
+
+/// The committed sitemap; where a rollback was killed, what stands there is of neither side, and only the way back to one
+/// is safe.
+async fn mended(ending: &Ending<'_>, previous: Manifest, held: &mut Held<Committed>) -> Result<Manifest, RefreshError> {
+    if held.document.state.restoring.is_none() {
+        return Ok(previous);
+    }
+    match Damage::find(ending, &previous, held).await {
+        Ok(Some(damage)) => damage.mend(ending, previous, held).await,
+        Ok(None) => Ok(previous),
+        Err(error @ RefreshError::Rollback(_)) => {
+            tracing::warn!(site = ending.name, %error, "a killed rollback stays half done until this run is through");
+            Ok(previous)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl RefreshError {
@@ -511,6 +508,26 @@ impl Surroundings {
             }
         }
         Err(BuildError::OutOfOrder.into())
+    }
+
+    /// What the run makes: by its plan, in parts, or in one pass; nothing where the input's fingerprint is the known one.
+    async fn made(
+        &self,
+        pass: &Pass<'_>,
+        supply: &mut Supply,
+        plan: Option<&Plan>,
+        (salt, known): (&[u8], Option<&str>),
+    ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
+        if let Some(plan) = plan {
+            let input = plan.rows.open(self.reach(), pass.attempt.work_dir).await.map_err(PlanError::Rows)?;
+            let built = self.pass(pass, &input).await?;
+            plan.check_built(&built)?;
+            return Ok(Some((built, plan.rows.fingerprint(salt))));
+        }
+        if pass.site.scale.parts > 1 {
+            return self.build_in_parts(pass, salt, known).await;
+        }
+        self.build(pass, supply, (salt, known)).await
     }
 
     /// The same by several invocations.
