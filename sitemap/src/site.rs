@@ -613,8 +613,8 @@ mod tests {
             ("shards.target_urls = 20", "shards.target_urls = 0", "shards.target_urls of the sitemap products"),
             ("shards.target_urls = 20", "shards.level = 13", "shards.level of the sitemap products"),
             ("drop_percent_max = 90", "drop_percent_max = 101", "guard.drop_percent_max of the sitemap news"),
-            ("level = 6", "level = 6\n[rows.select]\nnews = true", "rows.select and [[sitemaps]]"),
-            ("level = 6", "level = 6\n[scale]\nparts = 2", "scale.parts is 2 for 4 sitemaps"),
+            ("target_urls = 1000", "[rows.select]\nnews = true", "rows.select and [[sitemaps]]"),
+            ("target_urls = 1000", "[scale]\nparts = 2", "scale.parts is 2 for 4 sitemaps"),
             ("select.news = true", "select.new = true", "unknown field"),
         ] {
             let text = format!("{GOOD}\n{SEVERAL}").replace(good, bad);

@@ -2,13 +2,18 @@
 //!
 //! Promises: taking the lease, renewing it and committing are compare-and-swaps on that one object (`If-Match` and
 //! `If-None-Match`), so a holder that lost its lease cannot commit. A conflict after a lost answer is settled by
-//! reading the object back: where it holds exactly what was written, the write had arrived.
+//! reading the object back: where it holds exactly what was written, the write had arrived. Taking a lease is the
+//! exception: the same run, triggered twice, may write the very same bytes, so a holder who is not sure takes the lease
+//! again under a higher token. A token has one owner, whoever that is called.
 
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// How often a lease is taken anew where the answer to taking it was lost.
+const TAKES_MAX: u32 = 4;
 
 /// Why a state object could not be read, leased or committed.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +90,14 @@ pub struct StateStore {
     bucket: String,
 }
 
+/// How a write ended, with the object's ETag.
+enum Put {
+    /// It was answered.
+    Written(String),
+    /// The object held these bytes already: written by an earlier try, or by somebody who wrote the same.
+    There(String),
+}
+
 /// A lease that was taken, with the state it guards.
 #[derive(Debug)]
 pub struct Held<T> {
@@ -124,6 +137,12 @@ impl StateStore {
         value: &T,
         expected: Option<&str>,
     ) -> Result<String, StateError> {
+        match self.put(key, value, expected).await? {
+            Put::Written(etag) | Put::There(etag) => Ok(etag),
+        }
+    }
+
+    async fn put<T: Serialize>(&self, key: &str, value: &T, expected: Option<&str>) -> Result<Put, StateError> {
         let body = serde_json::to_vec(value).map_err(|source| StateError::Corrupt { key: key.to_owned(), source })?;
         let mut request = self
             .s3
@@ -137,9 +156,9 @@ impl StateStore {
             None => request.if_none_match("*"),
         };
         match request.send().await {
-            Ok(written) => Ok(written.e_tag.unwrap_or_default()),
+            Ok(written) => Ok(Put::Written(written.e_tag.unwrap_or_default())),
             Err(error) if lost_the_race(&error) => match self.read(key).await? {
-                Some((bytes, etag)) if bytes == body => Ok(etag),
+                Some((bytes, etag)) if bytes == body => Ok(Put::There(etag)),
                 _ => Err(StateError::Conflict { key: key.to_owned() }),
             },
             Err(error) => Err(storage(key, "PutObject", &error)),
@@ -156,7 +175,7 @@ impl StateStore {
         T: Serialize + DeserializeOwned + Default,
     {
         let found = self.load::<Document<T>>(key).await?;
-        let (mut document, expected) = match found {
+        let (mut document, mut expected) = match found {
             Some(found) => (found.value, Some(found.etag)),
             None => (Document { token: 0, lease: None, state: T::default() }, None),
         };
@@ -167,10 +186,17 @@ impl StateStore {
             let remaining_ms = lease.until_ms - now_ms;
             return Err(StateError::Busy { key: key.to_owned(), holder: lease.holder.clone(), remaining_ms });
         }
-        document.token += 1;
         document.lease = Some(Lease { holder: holder.to_owned(), until_ms: now_ms + ttl_ms });
-        let etag = self.commit(key, &document, expected.as_deref()).await?;
-        Ok(Held { store: self.clone(), key: key.to_owned(), etag, document })
+        for _ in 0..TAKES_MAX {
+            document.token += 1;
+            match self.put(key, &document, expected.as_deref()).await? {
+                Put::Written(etag) => {
+                    return Ok(Held { store: self.clone(), key: key.to_owned(), etag, document });
+                }
+                Put::There(etag) => expected = Some(etag),
+            }
+        }
+        Err(StateError::Conflict { key: key.to_owned() })
     }
 
     async fn read(&self, key: &str) -> Result<Option<(Vec<u8>, String)>, StateError> {

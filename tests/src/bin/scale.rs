@@ -79,7 +79,7 @@ async fn tell(deployment: &Deployment, record: &Value, taken: &BTreeMap<u32, Tak
     let ms = |record: &Value, field: &str| record[field].as_i64().unwrap_or_default();
     let seconds = |from: i64, to: i64| (to - from) as f64 / 1000.0;
     let (began, ended) = (ms(record, "began_ms"), ms(record, "updated_ms"));
-    let summary = &record["summary"];
+    let summary = &record["summary"]["sitemaps"][0];
     say(&format!("run: {} urls in {} shards, {:.0} s", summary["urls"], summary["shards"], seconds(began, ended)));
     let hub = deployment.hub();
     let list = hub.clients.s3.list_objects_v2().bucket(&hub.bucket).prefix("jobs/runs/sitemap_part-").send().await?;

@@ -389,10 +389,10 @@ async fn one_job_brings_every_sitemap_of_a_site_up_to_date_and_a_drop_only_where
     assert_eq!(urls(&jobs)?, (ROWS, 20));
     assert!(jobs.crawl("two/newest")?.pages.iter().any(|(_, lastmod)| lastmod.starts_with("2025-11-01")));
 
-    let accepted = jobs.run_with("two", &["accept_drop=ada: half of the shop moved"]).await?;
-    assert_eq!(accepted["summary"]["sitemaps"][0]["accepted"]["by"], "ada: half of the shop moved", "{accepted}");
+    let accepted = jobs.run_with("two", &["accept_drop=ada, half of the shop moved"]).await?;
+    assert_eq!(accepted["summary"]["sitemaps"][0]["accepted"]["by"], "ada, half of the shop moved", "{accepted}");
     assert_eq!(urls(&jobs)?, (ROWS / 2, 20));
     let report = jobs.object("sitemaps/two/report.html").await?;
-    assert!(report.contains("ada: half of the shop moved") && report.contains("1500 pages are left of 3000"));
+    assert!(report.contains("ada, half of the shop moved") && report.contains("1500 pages are left of 3000"));
     Ok(())
 }
