@@ -102,7 +102,7 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
             }
             Err(error) if sitemaps.len() == 1 => return Err(error),
             Err(error) => {
-                eprintln!("tidemark: the sitemap {:?} stays as it was: {error:#}", sitemap.name);
+                eprintln!("tidemark: {} stays as it was: {error:#}", out.display());
                 failed.push(sitemap.name.as_str());
             }
         }
