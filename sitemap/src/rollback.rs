@@ -7,7 +7,7 @@
 //!
 //! Between two sitemaps that follow each other a page moves only out of a file that is new or into one that goes; so
 //! the way back is as safe as the way there. A killed run leaves files of neither; therefore what is committed is put
-//! back first ([`Damage`]), before a rollback and after one that was killed.
+//! back first (`Damage`), before a rollback and after one that was killed.
 
 use crate::build::{Built, Change, hex, index_time};
 use crate::commit::{Ending, LEASE_MS, let_go};

@@ -1,7 +1,7 @@
 //! Page lists in files: CSV, TSV, NDJSON and Parquet, plain or compressed with gzip or zstd.
 //!
 //! Each format is a reader that pushes rows into a [`Sink`]; none holds more than one row. Parquet's holds a page of
-//! every column; where its pages are large, the file is spooled first ([`List`]).
+//! every column; where its pages are large, the file is spooled first (`List`).
 
 mod csv;
 pub mod merge;
