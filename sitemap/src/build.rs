@@ -3,10 +3,15 @@
 //! Nothing is published here: what changed lies in a staging directory until [`crate::publish`] puts it in place. So a
 //! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
 
+mod stage;
+
+pub use stage::Packing;
+pub(crate) use stage::new_file;
+
 use crate::canonical::HostsError;
 use crate::closure::{self, Circle, Meeting};
 use crate::columns::Columns;
-use crate::cut::{Cutter, Limits, Piece, Take};
+use crate::cut::{Cutter, Limits};
 use crate::guard::{self, Drop};
 use crate::keys;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Retired, Shard};
@@ -17,15 +22,14 @@ use crate::row::{ROW_FORMAT, Row};
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
 use crate::xml;
-use libdeflater::{CompressionLvl, Compressor};
+use stage::Stage;
 use std::cmp;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU64};
-use twox_hash::XxHash3_128;
 
 /// What made the files: equal rows give equal bytes for one library and level.
 pub const COMPRESSOR: &str = "libdeflate";
@@ -40,31 +44,6 @@ pub const DROP_PERCENT_MAX: u32 = 50;
 pub const NOTHING_NEW: &str = "no page is in the sitemap's window: what was published last stays";
 /// Why a row is not among the newest.
 const NOT_NEWEST: &str = "older than the newest pages, which alone the sitemap takes";
-
-/// What shards are written as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Packing {
-    /// `.xml.gz`, as search engines fetch them.
-    #[default]
-    Gzip,
-    /// `.xml`, for a server that compresses by itself.
-    Plain,
-    /// `.xml`, packed already, to be served with `Content-Encoding: gzip`.
-    Encoded,
-}
-
-impl Packing {
-    fn file(self, number: u64) -> String {
-        match self {
-            Self::Gzip => keys::shard_file(number),
-            Self::Plain | Self::Encoded => keys::plain_shard_file(number),
-        }
-    }
-
-    fn wrote(self, file: &str) -> bool {
-        file.ends_with(".gz") == (self == Self::Gzip)
-    }
-}
 
 /// How a sitemap is built.
 #[derive(Clone, Debug)]
@@ -483,93 +462,6 @@ impl Sink for Build<'_> {
     }
 }
 
-/// Makes files of pieces, where they changed.
-struct Stage<'a> {
-    previous: Manifest,
-    staging: PathBuf,
-    changed_at: String,
-    compressor: Compressor,
-    packing: Packing,
-    standing: Standing<'a>,
-    shards: Vec<Shard>,
-    changes: Vec<Change>,
-    next_number: u64,
-    xml: Vec<u8>,
-    gzip: Vec<u8>,
-}
-
-impl<'a> Stage<'a> {
-    fn new(
-        previous: Manifest,
-        staging: PathBuf,
-        options: &Options,
-        standing: Standing<'a>,
-    ) -> Result<Self, BuildError> {
-        let level = CompressionLvl::new(options.level).map_err(|_| BuildError::Level(options.level))?;
-        let changed_at = index_time(options.changed_ms);
-        Ok(Self {
-            next_number: previous.next_number,
-            previous,
-            staging,
-            changed_at,
-            compressor: Compressor::new(level),
-            packing: options.packing,
-            standing,
-            shards: Vec::new(),
-            changes: Vec::new(),
-            xml: Vec::new(),
-            gzip: Vec::new(),
-        })
-    }
-
-    fn finish(self, report: Report, options: &Options) -> Result<Built, BuildError> {
-        let Self { previous, shards, changes, next_number, standing, .. } = self;
-        Assembly { previous, shards, changes, strays: standing.strays, report, next_number, options }.finish()
-    }
-
-    /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
-    fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
-        let unnamed = self.staging.join(keys::UNNAMED);
-        let (file_bytes, file_hash) = match self.packing {
-            Packing::Plain => self.write_plain(piece, &unnamed),
-            Packing::Gzip | Packing::Encoded => self.write_gzip(piece, &unnamed),
-        }
-        .map_err(io_error(&unnamed))?;
-        let file = old.map_or_else(
-            || new_file(self.packing, self.standing.strays, &mut self.next_number, &file_hash),
-            |old| old.file.clone(),
-        );
-        let staged = self.staging.join(&file);
-        fs::rename(&unnamed, &staged).map_err(io_error(&staged))?;
-        Ok(Made { file, staged, file_bytes, file_hash })
-    }
-
-    /// Writes the XML of `piece` to `path`, a part at a time while it is in the processor's cache; gives size and hash.
-    fn write_plain(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
-        let (mut file, mut hash, mut bytes) = (File::create(path)?, XxHash3_128::new(), 0);
-        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, |part| {
-            hash.write(part);
-            bytes += part.len() as u64;
-            file.write_all(part)?;
-            part.clear();
-            Ok::<_, io::Error>(())
-        })?;
-        assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
-        Ok((bytes, hex(hash.finish_128())))
-    }
-
-    /// The same for the XML's gzip form, which takes all of it at once.
-    fn write_gzip(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
-        xml::write_shard(piece.rows, piece.spaces, &mut self.xml);
-        assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
-        self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
-        let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip).map_err(io::Error::other)?;
-        let gzip = &self.gzip[..size];
-        fs::write(path, gzip)?;
-        Ok((size as u64, hex(XxHash3_128::oneshot(gzip))))
-    }
-}
-
 /// What a pass made, or the parts of one, on its way to be a whole.
 pub(crate) struct Assembly<'a> {
     pub(crate) previous: Manifest,
@@ -632,69 +524,6 @@ impl Assembly<'_> {
             accepted,
         };
         Ok(Built { manifest, previous, changes: self.changes, strays, report })
-    }
-}
-
-/// A file that was made.
-struct Made {
-    file: String,
-    staged: PathBuf,
-    file_bytes: u64,
-    file_hash: String,
-}
-
-/// The name of a new file with this hash: that of a killed run's file where the bytes are the same (so a run that is
-/// repeated ends like one that was never killed), else the next number that no such file has.
-pub(crate) fn new_file(packing: Packing, strays: &[Stray], next_number: &mut u64, hash: &str) -> String {
-    loop {
-        let file = packing.file(*next_number);
-        *next_number += 1;
-        if strays.iter().all(|stray| stray.file != file || stray.hash == hash) {
-            return file;
-        }
-    }
-}
-
-impl Take for Stage<'_> {
-    type Error = BuildError;
-
-    fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let rows_hash = hex(piece.rows_hash);
-        let old = piece.old.map(|at| self.previous.shards[at].clone()).filter(|old| self.packing.wrote(&old.file));
-        let same = |old: &Shard| old.rows_hash == rows_hash && self.previous.row_format == ROW_FORMAT;
-        let (lower, last) = (text(piece.lower), text(piece.last));
-        if let Some(old) = old.as_ref().filter(|old| same(old) && (self.standing.intact)(old)) {
-            self.shards.push(Shard { lower, last, ..old.clone() });
-            return Ok(());
-        }
-        // Equal rows in a damaged file: it is made again, and nothing is said to have changed.
-        let changed_at = old.as_ref().filter(|old| same(old)).map_or(&self.changed_at, |old| &old.changed_at).clone();
-        let Made { file, staged, file_bytes, file_hash } = self.write(old.as_ref(), piece)?;
-        let same_file = |old: &&Shard| old.file_hash == file_hash && (self.standing.intact)(old);
-        if let Some(old) = old.as_ref().filter(same_file) {
-            // The form of the rows changed, but not what they say.
-            fs::remove_file(&staged).map_err(io_error(&staged))?;
-            self.shards.push(Shard { lower, last, rows_hash, ..old.clone() });
-            return Ok(());
-        }
-        let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
-        self.changes.push(Change { file: file.clone(), staged });
-        let (stamp, version) = (None, None);
-        self.shards.push(Shard {
-            file,
-            lower,
-            last,
-            urls,
-            xml_bytes,
-            rows_hash,
-            file_bytes,
-            file_hash,
-            stamp,
-            version,
-            changed_at,
-        });
-        Ok(())
     }
 }
 

@@ -8,51 +8,34 @@
 //! from rows that are fetched once. One that fails does not stop the others; the run then fails in the end and says
 //! which.
 
-use crate::athena::{self, Athena, Fetch, ParameterError, SqlText, Statement};
+mod surroundings;
+
+pub use surroundings::Surroundings;
+
+use crate::athena::{Fetch, ParameterError, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
 use crate::commit::{Ended, Ending, LEASE_MS, let_go};
 use crate::guard::Accepted;
-use crate::input::{Attempt, Input, InputError, Reach, ReadError, Source};
-use crate::invalidate::{Invalidate, Invalidated};
+use crate::input::{Attempt, Input, InputError, ReadError, Source};
+use crate::invalidate::Invalidated;
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
-use crate::parts::{Parts, PartsError, StartPart};
+use crate::parts::{Parts, PartsError};
 use crate::place::bucket::Bucket;
 use crate::plan::{self, Plan, PlanError};
 use crate::publish::{PlaceError, Published};
 use crate::report::Report;
 use crate::rollback::{Damage, RollbackError};
-use crate::site::{self, Site, SiteError};
+use crate::site::{Site, SiteError};
 use crate::source::SourceError;
 use crate::supply::Supply;
 use crate::tell::Told;
-use aws_sdk_s3::error::DisplayErrorContext;
-use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tidemark_runtime::clock::Clock;
-use tidemark_runtime::state::{Held, StateError, StateStore};
-
-/// What a refresh needs from outside.
-#[derive(Clone, Debug)]
-pub struct Surroundings {
-    /// Athena, in the hub.
-    pub athena: aws_sdk_athena::Client,
-    /// S3, in the hub.
-    pub s3: aws_sdk_s3::Client,
-    /// The bucket of settings and state.
-    pub state_bucket: String,
-    /// The time.
-    pub clock: Clock,
-    /// Starts further invocations, for sites that are built in parts.
-    pub parts: Option<Arc<dyn StartPart>>,
-    /// Reaches the CDN, for sites that want it told.
-    pub edge: Option<Arc<dyn Invalidate>>,
-}
+use tidemark_runtime::state::{Held, StateError};
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
@@ -426,59 +409,6 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Surroundings {
-    /// What an input is read with.
-    #[must_use]
-    pub fn reach(&self) -> Reach<'_> {
-        let athena = Athena { client: &self.athena, clock: &self.clock };
-        Reach { athena, s3: &self.s3, state_bucket: &self.state_bucket }
-    }
-
-    /// The settings of the one sitemap called `sitemap` of `site`, or of its only one, and the text of all.
-    pub(crate) async fn one(&self, site: &str, sitemap: Option<&str>) -> Result<(Site, Vec<u8>), RefreshError> {
-        let (mut sites, text) = self.sites(site, sitemap).await?;
-        match sites.pop() {
-            Some(one) if sites.is_empty() => Ok((one, text)),
-            last => {
-                let known = sites.into_iter().chain(last).map(|site| site.sitemap.name).collect();
-                Err(RefreshError::Several { site: site.to_owned(), known })
-            }
-        }
-    }
-
-    /// The settings of the sitemaps of the site `name`, or of the one that is `wanted`, and their text.
-    async fn sites(&self, name: &str, wanted: Option<&str>) -> Result<(Vec<Site>, Vec<u8>), RefreshError> {
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-            return Err(RefreshError::Name(name.to_owned()));
-        }
-        let key = keys::site(name);
-        let text = self.read(&key).await?;
-        let mut sites = site::parse(&format!("s3://{}/{key}", self.state_bucket), &String::from_utf8_lossy(&text))?;
-        if let Some(wanted) = wanted {
-            let known = sites.iter().map(|site| site.sitemap.name.clone()).collect();
-            sites.retain(|site| site.sitemap.name == wanted);
-            if sites.is_empty() {
-                let (site, sitemap) = (name.to_owned(), wanted.to_owned());
-                return Err(RefreshError::Sitemap { site, sitemap, known });
-            }
-        }
-        Ok((sites, text))
-    }
-
-    /// The site's query with its parameters; nothing where it has none.
-    pub(crate) async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
-        let Source::Query(query) = &site.source else { return Ok(Statement::default()) };
-        let sql = match &query.sql {
-            SqlText::Inline(sql) => sql.clone(),
-            SqlText::File(name) => {
-                let file = keys::site_file(name);
-                let text = self.read(&file).await?;
-                let sql = athena::settings::select(&String::from_utf8_lossy(&text));
-                sql.map_err(|problem| RefreshError::Sql { file, problem })?
-            }
-        };
-        Ok(athena::parameters::statement(&sql, &query.parameters, run.parameters)?)
-    }
-
     /// Builds from the rows of `supply`; nothing where the input's fingerprint is `known`. Also gives the fingerprint,
     /// where there is one.
     async fn build(
@@ -563,48 +493,5 @@ impl Surroundings {
         };
         let built = parts.build(salt, known).await?;
         Ok(built.map(|(built, fingerprint)| (built, Some(fingerprint))))
-    }
-
-    /// Takes the sitemap's lease for `run`.
-    pub(crate) async fn lease(&self, site: &str, run: &str) -> Result<Held<Committed>, RefreshError> {
-        let store = StateStore::new(self.s3.clone(), &self.state_bucket);
-        Ok(store.acquire(&keys::state(site), run, self.clock.now_ms(), LEASE_MS).await?)
-    }
-
-    /// The committed manifest, or an empty one.
-    pub(crate) async fn manifest(&self, held: &Held<Committed>, site: &Site) -> Result<Manifest, RefreshError> {
-        match &held.document.state.manifest {
-            Some(key) => self.manifest_at(key).await,
-            None => Ok(Manifest::empty(site.sitemap.base.as_str())),
-        }
-    }
-
-    /// The manifest under `key`.
-    pub(crate) async fn manifest_at(&self, key: &str) -> Result<Manifest, RefreshError> {
-        let bytes = self.read(key).await?;
-        Manifest::from_json(&bytes).map_err(|source| RefreshError::Manifest { key: key.to_owned(), source })
-    }
-
-    pub(crate) async fn read(&self, key: &str) -> Result<Vec<u8>, RefreshError> {
-        let answer = self.s3.get_object().bucket(&self.state_bucket).key(key).send().await;
-        let object = answer.map_err(|error| {
-            let missing = error.as_service_error().is_some_and(|error| error.is_no_such_key());
-            let message = if missing { "it is not there".to_owned() } else { DisplayErrorContext(&error).to_string() };
-            self.object_error("reading", key, message)
-        })?;
-        let bytes =
-            object.body.collect().await.map_err(|error| self.object_error("reading", key, error.to_string()))?;
-        Ok(bytes.to_vec())
-    }
-
-    pub(crate) async fn write(&self, key: &str, bytes: Vec<u8>, content_type: &str) -> Result<(), RefreshError> {
-        let request = self.s3.put_object().bucket(&self.state_bucket).key(key).content_type(content_type);
-        let sent = request.body(ByteStream::from(bytes)).send().await;
-        sent.map_err(|error| self.object_error("writing", key, DisplayErrorContext(&error).to_string()))?;
-        Ok(())
-    }
-
-    pub(crate) fn object_error(&self, operation: &'static str, key: &str, message: String) -> RefreshError {
-        RefreshError::Object { operation, bucket: self.state_bucket.clone(), key: key.to_owned(), message }
     }
 }
