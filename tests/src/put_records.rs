@@ -65,6 +65,8 @@ pub struct Seen {
     pub at_ms: i64,
     /// How many records it had.
     pub records: usize,
+    /// Their bytes, partition keys included.
+    pub bytes: usize,
 }
 
 /// The stream. Cheap to clone.
@@ -216,8 +218,8 @@ fn entries(request: &Value) -> Vec<Entry> {
 
 impl State {
     fn arrive(&mut self, entries: &[Entry], at_ms: i64) -> (Fate, u64) {
-        self.seen.push(Seen { at_ms, records: entries.len() });
         let bytes: usize = entries.iter().map(|(key, data)| key.len() + data.len()).sum();
+        self.seen.push(Seen { at_ms, records: entries.len(), bytes });
         if entries.is_empty() || entries.len() > CALL_RECORDS_MAX || bytes > CALL_BYTES_MAX {
             self.breaches.push(format!("a call has {} records and {bytes} bytes", entries.len()));
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tidemark_cache_sync::change::{Body, Command};
 use tidemark_cache_sync::lane::Lanes;
 use tidemark_cache_sync::publish::{
-    BACKOFF_MAX, BACKOFF_MIN, CacheWrite, NotFlushed, PublishError, Publisher, PublisherSettings, RECORD_BYTES_MAX,
-    RETRY_FOR, RecordFormat, StartError,
+    BACKOFF_MAX, BACKOFF_MIN, CALL_BYTES_MAX, CALL_RECORDS_MAX, CacheWrite, NotFlushed, PublishError, Publisher,
+    PublisherSettings, RECORD_BYTES_MAX, RETRY_FOR, RecordFormat, StartError,
 };
 use tidemark_cache_sync::record::{Content, Data};
 use tidemark_runtime::clock::Clock;
-use tidemark_tests::put_records::{Fate, ModelStream};
+use tidemark_tests::put_records::{Fate, ModelStream, Seen};
 use tidemark_tests::random::Random;
 
 const START_MS: i64 = 1_763_800_000_000;
@@ -316,20 +316,27 @@ async fn a_lane_gathers_its_changes_into_records_and_calls_stay_within_their_bou
     assert_eq!(replay(&stream).values.values().map(Vec::len).sum::<usize>(), 500, "flush ended before its time");
     assert!(stream.stored().len() <= 3, "{} records", stream.stored().len());
 
-    // More lanes than a call takes records, then more bytes than it takes: the model notes a breach of any bound.
+    // More lanes than a call takes records, then more bytes than it takes, all of them due behind the calls that hang:
+    // the model notes a breach of any bound.
     for (keys, bytes) in [(3_000, 100), (1_500, 30_000)] {
         let stream = ModelStream::new(19, false, clock.clone());
         let lanes = Lanes::new(2_048).unwrap();
         let wide = PublisherSettings { seed: Some(1), ..PublisherSettings::new("model", lanes) };
         let publisher = start(&stream, wide, &clock).await;
+        stream.shut();
         let mut random = Random::new(19);
         for number in 0..keys {
             let value: String = (0..bytes).map(|_| char::from(b'!' + random.below(90) as u8)).collect();
             publisher.set(format!("k{number}"), value, None).await.unwrap();
         }
+        stream.let_through(keys);
         publisher.close().await.unwrap();
         assert_eq!(stream.breaches(), Vec::<String>::new());
-        assert!(stream.seen().iter().any(|call| call.records > 100), "{:?}", stream.seen());
+        let reaches = |call: &Seen| match bytes {
+            100 => call.records == CALL_RECORDS_MAX,
+            _ => call.bytes + 2 * bytes > CALL_BYTES_MAX,
+        };
+        assert!(stream.seen().iter().any(reaches), "no call reaches its bound: {:?}", stream.seen());
         assert_eq!(replay(&stream).values.values().map(Vec::len).sum::<usize>(), keys);
     }
 }

@@ -4,11 +4,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
 
 /// Part of the remaining time that the query may take; the rest is for the pass and for publishing.
-pub(crate) const QUERY_SHARE: f64 = 0.6;
+const QUERY_SHARE: f64 = 0.6;
 
 /// The job's arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -31,10 +32,29 @@ pub struct Args {
 
 impl Args {
     /// Values of the query's named parameters, as text.
-    #[must_use]
-    pub fn parameters(&self) -> BTreeMap<String, String> {
+    pub(super) fn parameters(&self) -> BTreeMap<String, String> {
         let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         self.parameters.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+    }
+
+    /// The run `id` that they ask for, within `time_left`.
+    pub(super) fn run<'a>(
+        &'a self,
+        id: &'a str,
+        parameters: &'a BTreeMap<String, String>,
+        time_left: Duration,
+        work_dir: &'a Path,
+    ) -> Run<'a> {
+        Run {
+            site: &self.site,
+            sitemap: self.sitemap.as_deref(),
+            id,
+            parameters,
+            accept_drop: self.accept_drop.as_deref(),
+            plan: self.plan.as_deref(),
+            query_longest: time_left.mul_f64(QUERY_SHARE),
+            work_dir,
+        }
     }
 }
 
@@ -65,17 +85,7 @@ pub async fn run(
     let args = Args::deserialize(args)?;
     let work_dir = tempfile::tempdir()?;
     let parameters = args.parameters();
-    let run = Run {
-        site: &args.site,
-        sitemap: args.sitemap.as_deref(),
-        id: run_id,
-        parameters: &parameters,
-        accept_drop: args.accept_drop.as_deref(),
-        plan: args.plan.as_deref(),
-        query_longest: time_left.mul_f64(QUERY_SHARE),
-        work_dir: work_dir.path(),
-    };
-    let refreshed = refresh::refresh(around, run).await?;
+    let refreshed = refresh::refresh(around, args.run(run_id, &parameters, time_left, work_dir.path())).await?;
     for one in &refreshed {
         tracing::info!(
             sitemap = one.site,

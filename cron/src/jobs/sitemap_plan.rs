@@ -1,11 +1,11 @@
 //! The planning job: what the sitemap job would do for a site, stored to be done exactly so. Arguments are those of the
 //! sitemap job, without a plan; the plan is called like the run.
 
-use super::sitemap::{Args, QUERY_SHARE, SitemapError};
+use super::sitemap::{Args, SitemapError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tidemark_sitemap::plan::{self, Outlook};
-use tidemark_sitemap::refresh::{Run, Surroundings};
+use tidemark_sitemap::refresh::Surroundings;
 
 /// What the job tells.
 #[derive(Clone, Debug, Serialize)]
@@ -32,16 +32,6 @@ pub async fn run(
     let args = Args::deserialize(args)?;
     let work_dir = tempfile::tempdir()?;
     let parameters = args.parameters();
-    let run = Run {
-        site: &args.site,
-        sitemap: args.sitemap.as_deref(),
-        id: run_id,
-        parameters: &parameters,
-        accept_drop: None,
-        plan: None,
-        query_longest: time_left.mul_f64(QUERY_SHARE),
-        work_dir: work_dir.path(),
-    };
-    let plan = plan::plan(around, run).await?;
+    let plan = plan::plan(around, args.run(run_id, &parameters, time_left, work_dir.path())).await?;
     Ok(Planned { plan: plan.id, site: plan.site, outlook: plan.outlook })
 }

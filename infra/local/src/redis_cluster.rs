@@ -267,6 +267,22 @@ impl RedisCluster {
         Ok(moved)
     }
 
+    /// Waits until every living node answers and says that all slots are served.
+    ///
+    /// # Errors
+    /// [`LocalError::TimedOut`].
+    pub async fn until_whole(&self) -> Result<(), LocalError> {
+        until("the cluster to be whole", CHANGE_TIMEOUT, async || {
+            for node in self.living() {
+                if !is_ok(node.port).await.unwrap_or(false) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// Waits until every living node says that `slot` is served by a node that is wanted.
     async fn until_served_by(&self, slot: u16, wanted: impl Fn(u16) -> bool) -> Result<u16, LocalError> {
         until(&format!("slot {slot} to have its new master"), CHANGE_TIMEOUT, async || {

@@ -7,7 +7,7 @@ use super::Sink;
 use crate::columns::{COLUMNS, Columns};
 use crate::pages::RawPage;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 /// What is written or read at once, in bytes.
@@ -103,13 +103,12 @@ impl Spool {
 }
 
 /// The line of the next row and the length of each field; nothing at the end.
-fn read_header(input: &mut impl Read) -> io::Result<Option<(u64, [usize; COLUMNS.len()])>> {
-    let mut header = [0; HEADER_BYTES];
-    match input.read_exact(&mut header) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+fn read_header(input: &mut impl BufRead) -> io::Result<Option<(u64, [usize; COLUMNS.len()])>> {
+    if input.fill_buf()?.is_empty() {
+        return Ok(None);
     }
+    let mut header = [0; HEADER_BYTES];
+    input.read_exact(&mut header)?;
     let [line @ .., s0, s1] = header;
     let set = u16::from_le_bytes([s0, s1]);
     let mut lengths = [0; COLUMNS.len()];
@@ -130,6 +129,24 @@ mod tests {
     /// Short or none, and now and then more than is read at once.
     fn text() -> impl Strategy<Value = String> {
         prop_oneof![40 => "[a-z]{0,3}", 1 => Just("x".repeat(BUFFER_BYTES + 1))]
+    }
+
+    #[test]
+    fn a_spool_that_was_cut_anywhere_is_not_taken_for_a_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = || {
+            let mut writer = Writer::create(dir.path(), Columns::default()).unwrap();
+            let mut page = RawPage { line: 7, ..RawPage::default() };
+            page.fields[0] = b"/a";
+            writer.page(&page).unwrap();
+            writer.finish().unwrap()
+        };
+        let whole = spool().0.metadata().unwrap().len();
+        for length in 1..whole {
+            let cut = spool();
+            cut.0.set_len(length).unwrap();
+            assert!(matches!(cut.read(&mut Kept::default()), Err(Unread::Io(_))), "{length} of {whole} bytes");
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_cache_sync::lane::{Lane, slot};
 use tidemark_cache_sync::region::Region;
 use tidemark_local::{Content, Flavour, HUB, LocalCloud, Port, RedisCluster, RedisServer, RegionClients, contents};
@@ -23,8 +23,8 @@ const SEEDS: u64 = 4;
 const RECORDS: usize = 150;
 /// Keys of random runs: enough to lie in many slots.
 const KEYS: u64 = 40;
-/// How often a batch is delivered before a test gives up. While a master is away a delivery fails within seconds.
-const DELIVERIES_MAX: usize = 200;
+/// How long a batch is delivered again before a test gives up: a failover takes seconds.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// By how much an expiry may be read wrong where the server has no PEXPIRETIME.
 const EXPIRY_FAULT_MS: i64 = 100;
 
@@ -221,18 +221,15 @@ async fn deliver(region: &Region, history: &[Record], batch: &[Record]) -> Resul
     Ok(())
 }
 
-/// Delivers a batch until it is taken, as the mapping does.
-async fn deliver_until_taken(region: &Region, history: &[Record], batch: &[Record]) {
-    let mut last = String::new();
-    for _ in 0..DELIVERIES_MAX {
-        match deliver(region, history, batch).await {
-            Ok(()) => return,
-            Err(error) => last = error,
+/// Delivers a batch until it is taken, as the mapping does; a cluster that is not whole is waited for.
+async fn deliver_until_taken(place: &Place, history: &[Record], batch: &[Record]) {
+    let until = Instant::now() + TAKEN_WITHIN;
+    while let Err(error) = deliver(&place.region, history, batch).await {
+        assert!(Instant::now() < until, "not taken within {TAKEN_WITHIN:?}: {error}");
+        if let Server::Cluster(cluster) = &place.server {
+            cluster.until_whole().await.unwrap();
         }
-        // What it waits for is the server's to end; each try asks.
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("not taken after {DELIVERIES_MAX} deliveries: {last}");
 }
 
 fn random_records(random: &mut Random, stream: &mut Stream, count: usize) -> Vec<Record> {
@@ -516,7 +513,7 @@ async fn invocations_that_overlap_never_regress_a_key(place: &Place) {
             let request = batch::replay(&records[late..end]).to_string();
             // Either may find that the other wrote the lane meanwhile.
             let (_, _) = tokio::join!(other.answer(&request), deliver(&place.region, &records, &records[done..end]));
-            deliver_until_taken(&place.region, &records, &records[done..end]).await;
+            deliver_until_taken(place, &records, &records[done..end]).await;
             done = end;
         }
         place.assert_is(&records, &format!("seed {seed}, two at once")).await;
@@ -575,7 +572,7 @@ async fn under_load(place: &Place, stream: &mut Stream, seed: u64, trouble: impl
             rounds += usize::from(over.load(Ordering::Relaxed));
             let batch = random_records(&mut random, stream, 20);
             records.extend_from_slice(&batch);
-            deliver_until_taken(&place.region, &records, &batch).await;
+            deliver_until_taken(place, &records, &batch).await;
         }
     };
     let trouble = async {
@@ -587,7 +584,7 @@ async fn under_load(place: &Place, stream: &mut Stream, seed: u64, trouble: impl
     let beats: Vec<Record> =
         lanes().all().map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 2, "at_ms": 1}))).collect();
     records.extend_from_slice(&beats);
-    deliver_until_taken(&place.region, &records, &beats).await;
+    deliver_until_taken(place, &records, &beats).await;
     eprintln!("seed {seed}: {} records", records.len());
     place.assert_is(&records, &format!("seed {seed}")).await;
 }

@@ -3,6 +3,8 @@
 use crate::athena::{PUBLIC, STATE, Stage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 use tidemark_sitemap::plan::{self, Plan, PlannedFile};
 use tidemark_sitemap::refresh::{self, Refreshed, Run};
 use twox_hash::XxHash3_128;
@@ -31,37 +33,24 @@ struct Runs<'a>(&'a Stage);
 impl Runs<'_> {
     async fn plan(&self, id: &str) -> Result<Plan, String> {
         let (dir, parameters) = (tempfile::tempdir().unwrap(), BTreeMap::new());
-        let longest = std::time::Duration::from_secs(600);
-        let run = Run {
-            site: "s",
-            sitemap: None,
-            id,
-            parameters: &parameters,
-            accept_drop: None,
-            plan: None,
-            query_longest: longest,
-            work_dir: dir.path(),
-        };
-        plan::plan(&self.0.around, run).await.map_err(|error| error.to_string())
+        let planned = plan::plan(&self.0.around, run((id, None), &parameters, dir.path())).await;
+        planned.map_err(|error| error.to_string())
     }
 
     async fn by_plan(&self, id: &str, plan: &str) -> Result<Refreshed, String> {
         let (dir, parameters) = (tempfile::tempdir().unwrap(), BTreeMap::new());
-        let longest = std::time::Duration::from_secs(600);
-        let plan = Some(plan);
-        let run = Run {
-            site: "s",
-            sitemap: None,
-            id,
-            parameters: &parameters,
-            accept_drop: None,
-            plan,
-            query_longest: longest,
-            work_dir: dir.path(),
-        };
-        let done = refresh::refresh(&self.0.around, run).await.map_err(|error| error.to_string());
-        done.map(|mut sitemaps| sitemaps.remove(0))
+        let done = refresh::refresh(&self.0.around, run((id, Some(plan)), &parameters, dir.path())).await;
+        done.map(|mut sitemaps| sitemaps.remove(0)).map_err(|error| error.to_string())
     }
+}
+
+fn run<'a>(
+    (id, plan): (&'a str, Option<&'a str>),
+    parameters: &'a BTreeMap<String, String>,
+    work_dir: &'a Path,
+) -> Run<'a> {
+    let query_longest = Duration::from_secs(600);
+    Run { site: "s", sitemap: None, id, parameters, accept_drop: None, plan, query_longest, work_dir }
 }
 
 /// Ten shards; and the same with a page added at the end, three edited in two shards and one gone.

@@ -94,6 +94,19 @@ async fn without_the_old_version_of_every_file_nothing_is_rolled_back() {
         stage.run("s").await.unwrap();
     }
     let s3 = &stage.around.s3;
+    // What a version holds is held against the manifest of the run that wrote it.
+    let manifests = stage.keys(STATE, "sitemaps/s/manifests/").await;
+    let manifest = s3.get_object().bucket(STATE).key(&manifests[2]).send().await.unwrap();
+    let manifest = manifest.body.collect().await.unwrap().to_vec();
+    let mut other: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    other["shards"][0]["file_hash"] = json!("0".repeat(32));
+    s3.put_object().bucket(STATE).key(&manifests[2]).body(other.to_string().into_bytes().into()).send().await.unwrap();
+    let before = stage.files().await;
+    let damaged = roll_back(&stage, "back", None, false).await.unwrap_err().to_string();
+    assert!(damaged.contains("sitemap-00001.xml.gz: its version holds something else"), "{damaged}");
+    assert!(stage.files().await == before);
+    s3.put_object().bucket(STATE).key(&manifests[2]).body(manifest.into()).send().await.unwrap();
+
     let listed = s3.list_object_versions().bucket(PUBLIC).prefix("sitemap-00001").send().await.unwrap();
     for version in listed.versions().iter().filter(|version| version.is_latest() != Some(true)) {
         let request = s3.delete_object().bucket(PUBLIC).key(version.key().unwrap());
