@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use tidemark_tests::sim::{Bench, Variant};
 
 /// Seeds of the sound protocol in every run; `make simulate` runs more.
@@ -34,15 +37,40 @@ fn every_region_equals_the_reference_model_whatever_happens() {
     });
 }
 
-/// So that a failure can be looked at again.
+/// So that a failure can be looked at again. Other processes start meanwhile, as they do beside other tests: each has a
+/// copy of every open socket for a moment.
 #[test]
 fn a_seed_runs_the_same_way_again() {
     let bench = Bench::start().unwrap();
+    let _starting = Starting::many();
     for seed in 0..REPLAYED {
         let [first, again] = [(); 2].map(|()| bench.run(seed, Variant::Sound).unwrap().trace);
         let differs = first.iter().zip(&again).position(|(one, other)| one != other);
         let lines = differs.map(|at| (at, &first[at.saturating_sub(3)..=at], &again[at]));
         assert!(lines.is_none() && first.len() == again.len(), "seed {seed} ran in another way: {lines:#?}");
+    }
+}
+
+/// A thread that starts one process after the other, until this is dropped.
+struct Starting(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Starting {
+    fn many() -> Self {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let starts = Arc::clone(&goes_on);
+        let thread = std::thread::spawn(move || {
+            while starts.load(Ordering::Relaxed) {
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        });
+        Self(goes_on, Some(thread))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+        self.1.take().map(JoinHandle::join);
     }
 }
 

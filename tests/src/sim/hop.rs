@@ -64,29 +64,44 @@ impl RedisHop {
 }
 
 /// One connection. It ends when either side does, or the schedule says so.
-async fn pass(client: UnixStream, way: Way) -> std::io::Result<()> {
+async fn pass(client: UnixStream, way: Way) {
+    let mut client = Some(client);
+    // A Redis that breaks the connection off is one more way in which it ends.
+    serve(&mut client, &way).await.ok();
+    hang_up(&mut client).await;
+}
+
+/// Ends the client's connection. That it is closed would not do: while another thread starts a process, that process
+/// has a copy of every socket for a moment, and the client would learn of the end later.
+async fn hang_up(client: &mut Option<UnixStream>) {
+    if let Some(mut client) = client.take() {
+        // It fails where the client has left before.
+        client.shutdown().await.ok();
+    }
+}
+
+async fn serve(client: &mut Option<UnixStream>, way: &Way) -> std::io::Result<()> {
     let born = way.epoch.load(Ordering::Relaxed);
     let mut server = None;
-    let mut client = Some(client);
-    loop {
-        let Some(commands) = read_commands(&mut client, &way).await? else { return Ok(()) };
+    while let Some(commands) = read_commands(client, way).await? {
         let what = format!("{} {}", way.region, names(&commands));
         let mut fate = way.calls.wait(Hop::Redis, false, what.clone()).await;
         if fate == Fate::Late {
-            client = None;
+            hang_up(client).await;
             fate = way.calls.wait(Hop::Redis, true, what).await;
         }
         let dead = way.epoch.load(Ordering::Relaxed) != born;
         if dead || matches!(fate, Fate::Throttle | Fate::Fail | Fate::Late) {
             return Ok(());
         }
-        let answers = ask(&mut server, &commands, &way).await?;
-        match &mut client {
+        let answers = ask(&mut server, &commands, way).await?;
+        match client {
             Some(client) if fate != Fate::LoseAnswer => client.write_all(&answers).await?,
             _ => return Ok(()),
         }
         way.calls.progressed();
     }
+    Ok(())
 }
 
 /// What the client wrote, in whole commands; `None` where it is gone.

@@ -119,7 +119,8 @@ impl Bench {
     pub fn start() -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix("tidemark-sim-")?;
         let clock = ServerClock::make(directory.path())?;
-        let arguments = ["--enable-debug-command", "yes"];
+        // Its allocator's thread would wait for points in time that have long passed, and never rest.
+        let arguments = ["--enable-debug-command", "yes", "--jemalloc-bg-thread", "no"];
         let start = |_| RedisServer::start_in(Flavour::Redis, &Port::Free, &arguments, &clock.environment());
         let servers = REGIONS.iter().map(start).collect::<Result<_, _>>()?;
         Ok(Self { servers, clock: Arc::new(clock), directory })
