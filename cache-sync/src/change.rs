@@ -4,6 +4,7 @@
 //! whatever could break that is refused with the reason and what to use instead.
 
 use crate::arguments::{self, Arg};
+use crate::keys;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -204,7 +205,7 @@ impl<'a> Change<'a> {
         }
         match &self.body {
             Body::Commands(commands) => commands_fault(commands),
-            Body::Reference(reference) => reference_fault(reference).map(str::to_owned),
+            Body::Reference(reference) => reference_fault(reference),
         }
     }
 
@@ -260,15 +261,14 @@ fn scores_fault(pairs: &[(Bytes<'_>, Bytes<'_>)]) -> Option<String> {
     bad.or_else(|| nothing_behind("ZADD", pairs))
 }
 
-fn reference_fault(reference: &Reference) -> Option<&'static str> {
+/// A value under another name would be had in some regions, and in others not: forward copies none.
+fn reference_fault(reference: &Reference) -> Option<String> {
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if reference.sha256.len() != 64 || !reference.sha256.bytes().all(is_hex) {
-        Some("ref.sha256 is not 64 lower-case hex digits")
-    } else if reference.object.is_empty() {
-        Some("ref.object is empty")
-    } else {
-        None
+        return Some("ref.sha256 is not 64 lower-case hex digits".to_owned());
     }
+    let named = keys::value(&reference.sha256);
+    (reference.object != named).then(|| format!("ref.object is not named by its content: it must be {named}"))
 }
 
 fn check_key(key: &[u8]) -> Result<(), String> {
@@ -398,11 +398,14 @@ mod tests {
     fn a_reference_carries_key_checksum_and_absolute_expiry() {
         let sha = "ab".repeat(32);
         let json = format!(
-            r#"{{"v":1,"key":"img:9","ref":{{"bucket":"b","object":"values/1","sha256":"{sha}","bytes":3}},"expires_at_ms":9}}"#
+            r#"{{"v":1,"key":"img:9","ref":{{"bucket":"b","object":"values/ab/{sha}","sha256":"{sha}","bytes":3}},"expires_at_ms":9}}"#
         );
         let change = parsed(&json);
         let Body::Reference(reference) = change.body else { panic!() };
         assert_eq!((reference.expires_at_ms, reference.bytes), (Some(9), 3));
         assert!(refused(&json.replace("ab", "XY")).reason.contains("sha256"));
+        let elsewhere = refused(&json.replace("values/ab", "values/ba"));
+        assert!(elsewhere.reason.contains("it must be values/ab/abab"), "{elsewhere:?}");
+        assert_eq!(elsewhere.keys, [b"img:9".as_slice()]);
     }
 }

@@ -114,11 +114,10 @@ impl<'a> Passed<'a> {
     /// Passes the run over, if it is the one of the record before.
     fn comes_again(&mut self, scan: &mut Scan<'a>) -> bool {
         let run = self.runs.get(self.run).filter(|run| self.began.is_none() && !run.is_empty());
-        let Some(run) = run.filter(|run| scan.text.as_bytes()[scan.at..].starts_with(run.as_bytes())) else {
-            return false;
-        };
+        let rest = run.and_then(|run| scan.text.as_bytes()[scan.at..].strip_prefix(run.as_bytes()));
+        let Some(rest) = rest.filter(|rest| matches!(rest, [b',' | b'}', ..])) else { return false };
         self.began = Some(scan.at);
-        scan.at += run.len();
+        scan.at = scan.text.len() - rest.len();
         true
     }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tidemark_cache_sync::change::Change;
 use tidemark_cache_sync::event::Event;
 use tidemark_cache_sync::frame::{BODY_BYTES_MAX, FrameBuilder};
+use tidemark_cache_sync::keys;
 use tidemark_cache_sync::lane::{Lane, Lanes, slot};
 use tidemark_cache_sync::protocol::{Outcome, Replay};
 use tidemark_cache_sync::region::{Batch, BatchData, CHUNK_CHANGES_MAX, CONNECTIONS, Region, RegionSettings};
@@ -433,14 +434,15 @@ async fn replay_a_reference() -> Result<(), Failure> {
     let file = tempfile::NamedTempFile::new()?;
     file.as_file().set_len(BYTES)?;
     let body = aws_sdk_s3::primitives::ByteStream::from_path(file.path()).await?;
-    clients.s3.put_object().bucket("values").key("values/zeros").body(body).send().await?;
+    // The SHA-256 of 100 MiB of zeros.
+    let sha256 = "20492a4d0d84f8beb1767f6616229f85d44c2827b64bdbfb260ee12fa1109e0e";
+    let object = keys::value(sha256);
+    clients.s3.put_object().bucket("values").key(&object).body(body).send().await?;
     let server = RedisServer::start()?;
     let region = region_with(&server.url(), clients.s3.clone())?;
     let mut stream = Stream::begun_at(Clock::system().now_ms() - 60_000);
     make_ready(&region, &mut stream).await?;
-    // The SHA-256 of 100 MiB of zeros.
-    let sha256 = "20492a4d0d84f8beb1767f6616229f85d44c2827b64bdbfb260ee12fa1109e0e";
-    let reference = json!({"bucket": "values", "object": "values/zeros", "sha256": sha256, "bytes": BYTES});
+    let reference = json!({"bucket": "values", "object": object, "sha256": sha256, "bytes": BYTES});
     let change = json!({"v": 1, "key": "large", "ref": reference});
     let record = stream.record(all_lanes().of_key(b"large"), &change);
     begin_measuring()?;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::change::arbitrary;
+use crate::keys;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -19,8 +20,8 @@ fn messagepack_has_the_same_names_rules_and_reasons_as_json() {
         json!({"v": 2, "cmd": ["DEL", "a"]}),
         json!({"v": 1, "cmd": ["DEL", "a"], "seq": 7}),
         json!({"v": 1, "key": "k", "cmd": ["DEL", "k"]}),
-        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": "o", "sha256": "ab".repeat(32), "bytes": 3}}),
-        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": "", "sha256": "ab".repeat(32), "bytes": 3}}),
+        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": keys::value(&"ab".repeat(32)), "sha256": "ab".repeat(32), "bytes": 3}}),
+        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": "elsewhere", "sha256": "ab".repeat(32), "bytes": 3}}),
         json!({"v": 1, "heartbeat": 3, "at_ms": 7}),
     ] {
         let text = value.to_string();
