@@ -21,7 +21,6 @@ use crate::report::{Ledger, Report};
 use crate::row::{ROW_FORMAT, Row};
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
-use crate::xml;
 use stage::Stage;
 use std::cmp;
 use std::collections::{BTreeMap, HashSet};
@@ -110,9 +109,6 @@ pub enum BuildError {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Drop(Vec<Drop>),
-    /// More shards than an index may name.
-    #[error("{0} shards are more than the 50,000 that one index may name: split the page list into several sitemaps")]
-    TooManyShards(usize),
     /// The manifest is for another site.
     #[error("the state is of a sitemap for {old}, this run is for {new}: give the same base URL or another directory")]
     OtherSite {
@@ -483,9 +479,6 @@ impl Assembly<'_> {
         let stays = is_empty && options.policy.select.is_window();
         if report.emitted == 0 && !stays {
             return Err(BuildError::Empty(report.input, Box::new(report)));
-        }
-        if shards.len() > xml::SHARDS_MAX {
-            return Err(BuildError::TooManyShards(shards.len()));
         }
         let mut kinds = report.kinds.clone();
         let mut accepted = None;

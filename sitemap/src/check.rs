@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use twox_hash::XxHash3_64;
 
 /// Faults that are listed; further ones are counted.
@@ -141,10 +141,10 @@ pub fn directory(index: &Path) -> Checked {
     check.finish()
 }
 
-/// As [`directory`], with `options`; their sample of the pages is fetched by `web`.
-pub async fn local(web: Option<&Web>, index: &Path, options: Options, watch: &Watch<'_>) -> Checked {
+/// As [`directory`], with `options` and all `indexes` that a sitemap has; a sample of the pages is fetched by `web`.
+pub async fn local(web: Option<&Web>, indexes: &[PathBuf], options: Options, watch: &Watch<'_>) -> Checked {
     let mut check = Check::new(options);
-    check.directory(index, watch);
+    indexes.iter().for_each(|index| check.directory(index, watch));
     if let Some(web) = web {
         check.fetch_sample(web, &mut crawl::Sites::new(web)).await;
     }
@@ -152,7 +152,8 @@ pub async fn local(web: Option<&Web>, index: &Path, options: Options, watch: &Wa
 }
 
 /// Checks the sitemap at the address `url`, an index or a single shard, as a crawler finds it: with robots.txt, headers
-/// and redirects; then a sample of its pages.
+/// and redirects; then a sample of its pages. Where it is one of several indexes ([`crate::keys::index_file`]), the others
+/// are those beside it that robots.txt names.
 pub async fn live(web: &Web, url: &str, options: Options, watch: &Watch<'_>) -> Checked {
     let mut check = Check::new(options);
     crawl::live(&mut check, web, url, watch).await;
@@ -187,7 +188,11 @@ struct Check {
     options: Options,
     findings: Findings,
     files: usize,
+    /// Files that indexes named so far, and the indexes.
+    files_total: usize,
     urls: u64,
+    /// Shards that were read: two indexes may name one, which is then read once.
+    shards: HashSet<String>,
     seen: HashSet<u64>,
     links: HashMap<u64, (u32, usize)>,
     /// The files that `links` speaks of.
@@ -222,7 +227,9 @@ impl Check {
             options,
             findings: Findings::default(),
             files: 0,
+            files_total: 0,
             urls: 0,
+            shards: HashSet::new(),
             seen: HashSet::new(),
             links: HashMap::new(),
             names: Vec::new(),
@@ -241,7 +248,6 @@ impl Check {
             return self.shard(&Place { name: &name, origin: None, below: None }, input);
         }
         let locs = self.index(&name, input);
-        let files_total = locs.len() + 1;
         for (line, loc) in locs {
             let file = loc.rsplit('/').next().unwrap_or_default();
             let Some(origin) = origin(&loc) else { continue };
@@ -254,7 +260,7 @@ impl Check {
             let Some(input) = self.open(&path, &shard) else { continue };
             self.shard(&Place { name: &shard, origin: Some(&origin), below: None }, input);
             self.misplaced_are_faults(&shard, &[]);
-            watch(Progress { files: self.files, files_total, urls: self.urls });
+            watch(self.progress());
         }
     }
 
@@ -283,7 +289,12 @@ impl Check {
         }
     }
 
-    /// The files that the index in `input` names, with the line of each; one that is named twice counts once.
+    fn progress(&self) -> Progress {
+        Progress { files: self.files, files_total: self.files_total, urls: self.urls }
+    }
+
+    /// The files that the index in `input` names, with the line of each; one that is named twice, or by an index before,
+    /// counts once.
     fn index(&mut self, name: &str, input: impl BufRead) -> Vec<(usize, String)> {
         let (mut locs, mut known) = (Vec::new(), HashSet::new());
         document::read(name, input, &INDEX, &mut self.findings, &mut |findings, item| {
@@ -293,6 +304,8 @@ impl Check {
                 findings.fault(name, item.line, format!("{} is named twice", item.loc));
             }
         });
+        locs.retain(|(_, loc)| self.shards.insert(loc.clone()));
+        self.files_total += locs.len() + 1;
         locs
     }
 

@@ -5,7 +5,7 @@ use crate::invalidate::{Invalidated, invalidate};
 use crate::keys;
 use crate::manifest::Manifest;
 use crate::place::bucket::Bucket;
-use crate::publish::{self, Lease, Manner, PlaceError, Published};
+use crate::publish::{self, INDEX_NEW, Lease, Manner, PlaceError, Published};
 use crate::refresh::{Committed, RefreshError, Surroundings};
 use crate::report::Report;
 use crate::run_report::Entry;
@@ -70,7 +70,7 @@ impl Ending<'_> {
         held: &mut Held<Committed>,
     ) -> Result<Ended, RefreshError> {
         let Self { around, name: site, run, .. } = *self;
-        let report = built.report.clone();
+        let mut report = built.report.clone();
         let previous = built.previous.clone();
         let teller = Teller { s3: &around.s3, state_bucket: &around.state_bucket, site, run, token: held.token() };
         let mut told = teller.gather(self.site, &built, self.work_dir).await;
@@ -80,6 +80,10 @@ impl Ending<'_> {
             held.commit(around.clock.now_ms() + LEASE_MS).await?;
         }
         let (manifest, published) = self.publish(built, held).await?;
+        for index in &published.indexes_new {
+            tracing::warn!(site, index, "robots.txt has to name a new index, crawlers do not find it else");
+            report.flag(INDEX_NEW, 1);
+        }
         let rejects = self.store_rejects(&report).await?;
         let (manifest, key) = self.make_current(manifest, fingerprint, &previous, held).await?;
         let invalidated = match published.touched() {
@@ -102,6 +106,7 @@ impl Ending<'_> {
         let target = &self.site.target;
         let manner = Manner {
             files_url: self.site.sitemap.files_url.clone(),
+            index: self.site.sitemap.limits.index,
             edge_ttl: target.edge_ttl,
             // A file goes at the earliest in the run after the one that retired it: until that is committed, another run may
             // take the file over.

@@ -9,6 +9,7 @@
 //! - A shard that is nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
 
 use crate::manifest::Shard;
+use crate::publish::IndexLimits;
 use crate::row::{Namespaces, Row};
 use crate::xml::{BYTES_MAX, NEWS_MAX, URLS_MAX, frame_bytes};
 use twox_hash::XxHash3_128;
@@ -18,7 +19,7 @@ const NEARLY_EMPTY_PART: u32 = 20;
 /// Rows are hashed when they have come to so many bytes: while they are still in the processor's cache.
 const HASHED_BYTES: usize = 64 << 10;
 
-/// How big shards may be.
+/// How big shards and indexes may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// URLs to which new shards are filled.
@@ -29,11 +30,19 @@ pub struct Limits {
     pub bytes_max: u64,
     /// News articles that a shard may hold.
     pub news_max: u32,
+    /// How much an index may hold.
+    pub index: IndexLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { urls_target: 40_000, urls_max: URLS_MAX, bytes_max: BYTES_MAX, news_max: NEWS_MAX }
+        Self {
+            urls_target: 40_000,
+            urls_max: URLS_MAX,
+            bytes_max: BYTES_MAX,
+            news_max: NEWS_MAX,
+            index: IndexLimits::default(),
+        }
     }
 }
 
@@ -323,13 +332,20 @@ mod tests {
                 stamp: None,
                 version: None,
                 changed_at: String::new(),
+                index: 1,
             });
             self.rows.push(locs);
             Ok(())
         }
     }
 
-    const LIMITS: Limits = Limits { urls_target: 40, urls_max: 50, bytes_max: BYTES_MAX, news_max: NEWS_MAX };
+    const LIMITS: Limits = Limits {
+        urls_target: 40,
+        urls_max: 50,
+        bytes_max: BYTES_MAX,
+        news_max: NEWS_MAX,
+        index: IndexLimits { shards_max: 9, bytes_max: BYTES_MAX },
+    };
 
     fn url(n: u32) -> String {
         format!("https://a.example/{n:08}")

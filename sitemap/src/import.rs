@@ -13,6 +13,7 @@ use crate::manifest::{Manifest, Shard};
 use crate::web::{Web, WebError};
 use crate::xml;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -97,24 +98,26 @@ pub struct Comparison {
     pub samples: Vec<String>,
 }
 
-/// Fetches the sitemap at `url`, an index or one shard, into `work_dir`.
+/// Fetches the sitemap at `urls`, its indexes or its one shard, into `work_dir`.
 ///
 /// # Errors
 /// An [`ImportError`].
-pub async fn fetch(web: &Web, url: &str, work_dir: &Path) -> Result<Found, ImportError> {
-    let top = work_dir.join("index");
-    download(web, url, &top).await?;
-    let listed = check::listed(&top).map_err(io_error(&top))?;
-    let Some(listed) = listed else {
-        return Ok(Found { files: vec![(file_name(url), top, String::new())], name: url.to_owned() });
-    };
-    let mut files = Vec::new();
-    for (number, (loc, changed_at)) in listed.into_iter().enumerate() {
-        let path = work_dir.join(format!("{number:05}"));
-        download(web, &loc, &path).await?;
-        files.push((file_name(&loc), path, changed_at));
+pub async fn fetch(web: &Web, urls: &[String], work_dir: &Path) -> Result<Found, ImportError> {
+    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+    for (at, url) in urls.iter().enumerate() {
+        let top = work_dir.join(format!("index-{at}"));
+        download(web, url, &top).await?;
+        let Some(listed) = check::listed(&top).map_err(io_error(&top))? else {
+            files.push((file_name(url), top, String::new()));
+            continue;
+        };
+        for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
+            let path = work_dir.join(format!("{:05}", files.len()));
+            download(web, &loc, &path).await?;
+            files.push((file_name(&loc), path, changed_at));
+        }
     }
-    Ok(Found { files, name: url.to_owned() })
+    Ok(Found { files, name: urls.join(", ") })
 }
 
 async fn download(web: &Web, url: &str, path: &Path) -> Result<(), ImportError> {
@@ -127,23 +130,24 @@ async fn download(web: &Web, url: &str, path: &Path) -> Result<(), ImportError> 
     Ok(())
 }
 
-/// Finds the local sitemap whose index (or only shard) lies at `index`.
+/// Finds the local sitemap whose indexes (or only shard) lie at `indexes`.
 ///
 /// # Errors
-/// Where the index cannot be read.
-pub fn local(index: &Path) -> Result<Found, ImportError> {
-    let name = index.display().to_string();
-    let files = match check::listed(index).map_err(io_error(index))? {
-        None => vec![(file_name(&name), index.to_owned(), String::new())],
-        Some(listed) => listed
-            .into_iter()
-            .map(|(loc, changed_at)| {
-                let file = file_name(&loc);
-                (file.clone(), index.with_file_name(&file), changed_at)
-            })
-            .collect(),
-    };
-    Ok(Found { files, name })
+/// Where an index cannot be read.
+pub fn local(indexes: &[PathBuf]) -> Result<Found, ImportError> {
+    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+    for index in indexes {
+        let Some(listed) = check::listed(index).map_err(io_error(index))? else {
+            files.push((file_name(&index.display().to_string()), index.clone(), String::new()));
+            continue;
+        };
+        for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
+            let file = file_name(&loc);
+            files.push((file.clone(), index.with_file_name(&file), changed_at));
+        }
+    }
+    let names: Vec<String> = indexes.iter().map(|index| index.display().to_string()).collect();
+    Ok(Found { files, name: names.join(", ") })
 }
 
 fn file_name(address: &str) -> String {
@@ -218,7 +222,7 @@ fn sort_out(mut ranges: Vec<Range>, packing: Packing) -> (Vec<Range>, Vec<(Strin
         if range.urls == 0 {
             reasons[at] = Some("holds no page of the site".to_owned());
             continue;
-        } else if !plain || range.file.is_empty() || range.file == keys::INDEX {
+        } else if !plain || range.file.is_empty() || keys::index_number(&range.file).is_some() {
             reasons[at] = Some("has a name that a file of ours cannot have".to_owned());
         } else if range.file.ends_with(".gz") != (packing == Packing::Gzip) {
             reasons[at] = Some("is packed otherwise than this site's files are to be".to_owned());
@@ -265,6 +269,8 @@ fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> 
             stamp: None,
             version: None,
             changed_at,
+            // The first build gives each one its index.
+            index: 1,
         });
         // New files get numbers that no old name has.
         manifest.next_number = manifest.next_number.max(keys::number_after(&range.file));

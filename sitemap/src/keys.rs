@@ -48,8 +48,18 @@ pub fn number_after(file: &str) -> u64 {
 
 /// The index with this number, from 1: the first is [`INDEX`]; more are there only where shards are too many for one.
 #[must_use]
-pub fn index_file(number: usize) -> String {
+pub fn index_file(number: u32) -> String {
     if number <= 1 { INDEX.to_owned() } else { format!("sitemap-index-{number}.xml") }
+}
+
+/// The number of the index called `file`, where that is the name of one.
+#[must_use]
+pub fn index_number(file: &str) -> Option<u32> {
+    let number = match file {
+        INDEX => 1,
+        _ => file.strip_prefix("sitemap-index-")?.strip_suffix(".xml")?.parse().ok()?,
+    };
+    (number > 0 && index_file(number) == file).then_some(number)
 }
 
 /// What stands for the sitemap `name` of `site` in the keys below: the site itself where the sitemap has no name. No
@@ -212,6 +222,10 @@ mod tests {
     fn names_are_fixed() {
         assert_eq!(shard_file(7), "sitemap-00007.xml.gz");
         assert_eq!([1, 2].map(index_file), ["sitemap-index.xml", "sitemap-index-2.xml"]);
+        assert_eq!(["sitemap-index.xml", "sitemap-index-12.xml"].map(index_number), [Some(1), Some(12)]);
+        for other in ["sitemap-index-1.xml", "sitemap-index-02.xml", "sitemap-index-.xml", "sitemap-00002.xml"] {
+            assert_eq!(index_number(other), None, "{other}");
+        }
         assert_eq!(shard_file(123_456), "sitemap-123456.xml.gz");
         assert_eq!((sitemap("demo", ""), sitemap("demo", "news")), ("demo".into(), "demo.news".into()));
         assert_eq!(state(&sitemap("demo", "news")), "sitemaps/demo.news/state.json");

@@ -6,7 +6,7 @@
 use crate::guard::Accepted;
 use crate::row::ROW_FORMAT;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The version of the manifest's form.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -37,6 +37,19 @@ pub struct Shard {
     pub version: Option<String>,
     /// When its rows last changed: the time of that run, as the index shows it.
     pub changed_at: String,
+    /// The number of the index that names it, from 1, by [`crate::keys::index_file`]. It is given when the
+    /// shard is published first, and stays.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub index: u32,
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks with")]
+fn is_first(index: &u32) -> bool {
+    *index == first()
 }
 
 /// A file that the index names no more, and that goes after a grace period.
@@ -144,6 +157,13 @@ impl Manifest {
         self.shards.iter().map(|shard| u64::from(shard.urls)).sum()
     }
 
+    /// The numbers of its indexes, all of which robots.txt has to name. The first one stays as long as there is a shard.
+    #[must_use]
+    pub fn indexes(&self) -> BTreeSet<u32> {
+        let first = (!self.shards.is_empty()).then_some(first());
+        self.shards.iter().map(|shard| shard.index).chain(first).collect()
+    }
+
     /// What a shard of these shards' order and ranges must hold true.
     fn check(&self) -> Result<(), String> {
         if self.version != MANIFEST_VERSION {
@@ -157,6 +177,9 @@ impl Manifest {
         }
         if let Some(bad) = self.shards.iter().find(|shard| shard.last < shard.lower || shard.urls == 0) {
             return Err(format!("the key range of {} is empty", bad.file));
+        }
+        if let Some(bad) = self.shards.iter().find(|shard| shard.index == 0) {
+            return Err(format!("{} is in the index 0, and indexes count from 1", bad.file));
         }
         let mut names = HashSet::new();
         let all = self.shards.iter().map(|shard| &shard.file).chain(self.retired.iter().map(|retired| &retired.file));
@@ -191,6 +214,7 @@ pub(crate) mod tests {
             stamp: Some("\"etag\"".to_owned()),
             version: None,
             changed_at: "2025-11-22T08:26:40Z".to_owned(),
+            index: 1,
         }
     }
 
@@ -201,6 +225,12 @@ pub(crate) mod tests {
         let golden = r#"{"version":1,"row_format":2,"base_url":"https://a.example","sort_key":"loc","compressor":"","level":0,"run":"","next_number":1,"shards":[{"file":"sitemap-00001.xml.gz","lower":"","last":"b","urls":2,"xml_bytes":300,"rows_hash":"00000000000000000000000000000000","file_bytes":100,"file_hash":"ffffffffffffffffffffffffffffffff","stamp":"\"etag\"","changed_at":"2025-11-22T08:26:40Z"}],"retired":[]}"#;
         assert_eq!(serde_json::to_string(&manifest).unwrap(), golden);
         assert_eq!(Manifest::from_json(golden.as_bytes()).unwrap(), manifest);
+        let mut manifest = manifest;
+        manifest.shards[0].index = 2;
+        let golden = golden.replace("26:40Z\"", "26:40Z\",\"index\":2");
+        assert_eq!(serde_json::to_string(&manifest).unwrap(), golden);
+        assert_eq!(Manifest::from_json(golden.as_bytes()).unwrap(), manifest);
+        assert_eq!(manifest.indexes(), BTreeSet::from([1, 2]));
     }
 
     #[test]
@@ -220,13 +250,14 @@ pub(crate) mod tests {
         assert!(refused(|m| m.shards[1].urls = 0).contains("empty"));
         assert!(refused(|m| m.shards[1].file = "../b".into()).contains("no file name"));
         assert!(refused(|m| m.shards[1].file = "a".into()).contains("twice"));
+        assert!(refused(|m| m.shards[1].index = 0).contains("index 0"));
         assert!(Manifest::from_json(b"{").unwrap_err().to_string().contains("parse"));
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
-            keys in proptest::collection::btree_set("[a-z0-9%/.]{1,8}", 0..12), urls in 1_u32..50_000, kinds in proptest::collection::btree_map("\\PC{1,9}", 0_u64..9, 0..3),
+            keys in proptest::collection::btree_set("[a-z0-9%/.]{1,8}", 0..12), index in 1_u32..9, urls in 1_u32..50_000, kinds in proptest::collection::btree_map("\\PC{1,9}", 0_u64..9, 0..3),
             run in "\\PC{0,9}", stamp in "\\PC{0,9}",
         ) {
             let mut lower = String::new();
@@ -234,7 +265,7 @@ pub(crate) mod tests {
             for (n, key) in keys.into_iter().enumerate() {
                 let last = format!("{key}!");
                 if key >= lower {
-                    shards.push(Shard { urls, stamp: Some(stamp.clone()), ..shard(&format!("f{n}"), &lower, &key) });
+                    shards.push(Shard { urls, index, stamp: Some(stamp.clone()), ..shard(&format!("f{n}"), &lower, &key) });
                     lower = last;
                 }
             }

@@ -12,7 +12,7 @@ use crate::build::{BuildError, Built, Options};
 use crate::difference::{Difference, DifferenceError, Page, copy_changed, differences_of};
 use crate::input::{self, Attempt, Found, Input, InputError};
 use crate::keys;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Shard};
 use crate::place::bucket::Bucket;
 use crate::refresh::{Committed, Pass, RefreshError, Run, Surroundings, salt};
 use crate::site::Site;
@@ -124,6 +124,9 @@ pub struct Outlook {
     pub files_retired: u64,
     /// Files that would stay as they are.
     pub files_unchanged: u64,
+    /// Indexes in which something would change, about.
+    #[serde(default)]
+    pub indexes: u64,
     /// Rows that would be rejected.
     pub rejected: u64,
     /// Bytes of the files to write.
@@ -341,6 +344,10 @@ impl Outlook {
             |manifest: &Manifest| manifest.shards.iter().map(|shard| shard.file.clone()).collect::<HashSet<_>>();
         let (before, after) = (files(previous), files(manifest));
         let files_new = changes.iter().filter(|change| !before.contains(&change.file)).count() as u64;
+        let changed: HashSet<&str> = changes.iter().map(|change| change.file.as_str()).collect();
+        let touched = |shard: &&Shard| changed.contains(shard.file.as_str()) || !after.contains(&shard.file);
+        let shards = manifest.shards.iter().chain(&previous.shards).filter(touched);
+        let indexes = shards.map(|shard| shard.index).collect::<HashSet<_>>().len() as u64;
         let put_bytes = planned_files(built).iter().map(|file| file.bytes).sum();
         Ok(Self {
             urls_before: previous.urls(),
@@ -353,6 +360,7 @@ impl Outlook {
             files_rewritten: changes.len() as u64 - files_new,
             files_retired: before.difference(&after).count() as u64,
             files_unchanged: (manifest.shards.len() - changes.len()) as u64,
+            indexes,
             rejected: report.rejected_total(),
             put_bytes,
             ..Self::default()
@@ -363,9 +371,9 @@ impl Outlook {
     fn estimate(&mut self, site: &Site, took_ms: i64) {
         let changes = self.files_new + self.files_rewritten + self.files_retired;
         let moves = self.files_new > 0 && self.files_rewritten + self.files_retired > 0;
-        // See the order of publishing: two indexes where pages move, with waits around them.
-        let (indexes, waits) = if moves { (2, 3) } else { (u64::from(changes > 0), u64::from(changes > 0)) };
-        self.puts = self.files_new + self.files_rewritten + indexes + STATE_PUTS;
+        // See the order of publishing: indexes are written twice where pages move, with waits around them.
+        let (writes, waits) = if moves { (2, 3) } else { (1, u64::from(changes > 0)) };
+        self.puts = self.files_new + self.files_rewritten + writes * self.indexes + STATE_PUTS;
         self.seconds = u64::try_from(took_ms).unwrap_or(0).div_ceil(1000) + waits * site.target.edge_ttl.as_secs();
         let scanned = self.scanned_bytes.map_or(0, |bytes| bytes.max(price::SCANNED_BYTES_MIN));
         let lambda_gb_s = self.seconds as f64 * LAMBDA_GIB;

@@ -3,26 +3,35 @@
 //! A URL moves only from a file that stays to a new one (split), or from a file that goes to one that stays (merge). So
 //! the order is:
 //!
-//! 1. files that the index does not name, so that nobody sees them yet;
-//! 2. an index that names them beside all that it named before;
+//! 1. files that no index names, so that nobody sees them yet;
+//! 2. every index that gains some, which then names them beside all that it named before;
 //! 3. rewritten files;
-//! 4. the final index;
-//! 5. after a grace period, files that no index names any more are removed.
+//! 4. the final indexes;
+//! 5. after a grace period, files that no index names any more are removed, and indexes that are left without a shard.
 //!
-//! What the index names is read from the index itself, not from memory, so this holds after a run that was killed
-//! anywhere, too. The lease is renewed before the first file, before every index and before files are removed, so that a
-//! run that lost it stops; what slips through between renewal and write, the place's own conditions catch. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
+//! Which index names what is read from the indexes themselves, not from memory, so this holds after a run that was killed
+//! anywhere, too ([`Indexes`] knows who names what). The lease is renewed before the first file, before every index and
+//! before files are removed, so that a run that lost it stops; what slips through between renewal and write, the place's own
+//! conditions catch. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
 //! killed run leaves is then known to the next one, which takes it over or clears it away. Nothing that did not change
-//! is written, the index included.
+//! is written, the indexes included.
+
+mod indexes;
+
+pub use indexes::IndexLimits;
 
 use crate::build::Built;
+use crate::keys;
 use crate::manifest::{Manifest, Retired};
-use crate::xml::{self, Entry};
+use indexes::Indexes;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 use tidemark_runtime::clock::Clock;
+
+/// What is told of a new index.
+pub const INDEX_NEW: &str = "a new index, which robots.txt has to name: see tidemark sitemap robots";
 
 /// Why a place could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +49,10 @@ pub struct PlaceError {
 pub trait Place: Sync {
     /// Makes the staged file the file called `file`, at once and whole, and gives its stamp.
     fn put_shard(&self, file: &str, staged: &Path) -> impl Future<Output = Result<String, PlaceError>> + Send;
-    /// Makes `bytes` the index, at once and whole.
-    fn put_index(&self, bytes: &[u8]) -> impl Future<Output = Result<(), PlaceError>> + Send;
-    /// The index as it is, if there is one.
-    fn index(&self) -> impl Future<Output = Result<Option<Vec<u8>>, PlaceError>> + Send;
+    /// Makes `bytes` the index called `file`, at once and whole.
+    fn put_index(&self, file: &str, bytes: &[u8]) -> impl Future<Output = Result<(), PlaceError>> + Send;
+    /// Every file that is called like an index, by [`crate::keys::index_number`], as it is.
+    fn indexes(&self) -> impl Future<Output = Result<Vec<(u32, Vec<u8>)>, PlaceError>> + Send;
     /// Removes a file; one that is not there is removed already.
     fn remove(&self, file: &str) -> impl Future<Output = Result<(), PlaceError>> + Send;
 }
@@ -69,6 +78,8 @@ impl Lease for Locked {
 pub struct Manner {
     /// The address under which crawlers find the files, without a last slash.
     pub files_url: String,
+    /// How much an index may hold.
+    pub index: IndexLimits,
     /// How long caches may serve an old file: what is waited between files and an index.
     pub edge_ttl: Duration,
     /// How long a file that no index names stays, in milliseconds.
@@ -90,15 +101,30 @@ pub struct Published {
     pub files_removed: Vec<String>,
     /// Shards that stayed as they were.
     pub shards_unchanged: usize,
-    /// Whether the index was written.
-    pub index_written: bool,
+    /// Indexes that were written.
+    pub indexes_written: Vec<String>,
+    /// Those of the sitemap, all of which robots.txt has to name.
+    pub indexes: Vec<String>,
+    /// Those among them that the run before did not have, where it had any: robots.txt does not name them yet.
+    pub indexes_new: Vec<String>,
 }
 
 impl Published {
     /// Whether anything that crawlers see was written.
     #[must_use]
     pub fn touched(&self) -> bool {
-        self.index_written || !(self.files_new.is_empty() && self.files_rewritten.is_empty())
+        !(self.indexes_written.is_empty() && self.files_new.is_empty() && self.files_rewritten.is_empty())
+    }
+}
+
+impl Published {
+    fn tell_indexes(&mut self, indexes: &Indexes<'_>, manifest: &Manifest, previous: &Manifest) {
+        let (before, after) = (previous.indexes(), manifest.indexes());
+        self.indexes_written = indexes.written();
+        self.indexes = after.iter().copied().map(keys::index_file).collect();
+        if !before.is_empty() {
+            self.indexes_new = after.difference(&before).copied().map(keys::index_file).collect();
+        }
     }
 }
 
@@ -129,40 +155,40 @@ pub async fn publish<P: Place, L: Lease>(
 ) -> Result<(Manifest, Published), PlaceError> {
     let Built { mut manifest, previous, changes, .. } = built;
     let mut done = Published { shards_unchanged: manifest.shards.len() - changes.len(), ..Published::default() };
-    let mut index = place.index().await?;
-    let named = index.as_deref().map(|bytes| xml::index_entries(bytes, &manner.files_url)).unwrap_or_default();
-    let is_named = |file: &str| named.iter().any(|entry| entry.file == file);
-    let known: HashSet<&str> = previous.shards.iter().map(|shard| shard.file.as_str()).collect();
+    let mut indexes = Indexes::read(place, &previous, &manifest, manner).await?;
+    indexes.assign(&mut manifest.shards, &previous);
     let mut stamps = HashMap::new();
-    let (rewritten, unseen): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| is_named(&change.file));
+    let (rewritten, unseen): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| indexes.names(&change.file));
     if !unseen.is_empty() || !rewritten.is_empty() {
         lease.renew().await?;
     }
     for change in &unseen {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
     }
-    let goes = |entry: &Entry| !manifest.shards.iter().any(|shard| shard.file == entry.file);
     // Also what did not change is unnamed where a run was killed that had merged it away.
-    let unnamed: Vec<Entry> = manifest.shards.iter().filter(|s| !is_named(&s.file)).map(Entry::of).collect();
-    if !unnamed.is_empty() && !named.is_empty() && (!rewritten.is_empty() || named.iter().any(goes)) {
+    let gains = indexes.gains(&manifest.shards);
+    let is_first = indexes.is_empty();
+    if !gains.is_empty() && !is_first && (!rewritten.is_empty() || indexes.name_others_than(&manifest.shards)) {
         settle(manner).await;
-        let both: Vec<Entry> = named.iter().cloned().chain(unnamed).collect();
-        write_index(place, &both, manner, lease, &mut index).await?;
+        for (number, more) in gains {
+            indexes.extend(number, more, place, lease).await?;
+        }
         settle(manner).await;
         lease.renew().await?;
-    } else if !rewritten.is_empty() && !is_index_of(&previous, &named) {
-        // A killed run wrote this index, perhaps a moment ago: caches may still have the one before.
+    } else if !rewritten.is_empty() && !indexes.are_of(&previous) {
+        // A killed run wrote these indexes, perhaps a moment ago: caches may still have those before.
         settle(manner).await;
         lease.renew().await?;
     }
     for change in &rewritten {
         stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
     }
-    if !named.is_empty() && !stamps.is_empty() {
+    if !is_first && !stamps.is_empty() {
         settle(manner).await;
     }
-    let entries: Vec<Entry> = manifest.shards.iter().map(Entry::of).collect();
-    done.index_written = write_index(place, &entries, manner, lease, &mut index).await?;
+    let unused = indexes.finish(&manifest, place, lease).await?;
+    done.tell_indexes(&indexes, &manifest, &previous);
+    let known: HashSet<&str> = previous.shards.iter().map(|shard| shard.file.as_str()).collect();
     let written = unseen.into_iter().chain(rewritten).map(|change| change.file);
     (done.files_rewritten, done.files_new) = written.partition(|file| known.contains(file.as_str()));
     for shard in &mut manifest.shards {
@@ -170,10 +196,20 @@ pub async fn publish<P: Place, L: Lease>(
             shard.stamp = Some(stamp);
         }
     }
+    retire_indexes(&mut manifest, unused.into_iter().map(keys::index_file), manner.now_ms);
     let (due, waiting) = manifest.retired.into_iter().partition(|old| manner.now_ms - old.since_ms >= manner.grace_ms);
     manifest.retired = waiting;
-    done.files_removed = remove(place, due, manner, lease, done.index_written).await?;
+    done.files_removed = remove(place, due, manner, lease, !done.indexes_written.is_empty()).await?;
     Ok((manifest, done))
+}
+
+/// Has indexes without a shard go like files do; one that was to go may have shards again.
+fn retire_indexes(manifest: &mut Manifest, unused: impl Iterator<Item = String>, since_ms: i64) {
+    let used: HashSet<String> = manifest.indexes().into_iter().map(keys::index_file).collect();
+    manifest.retired.retain(|old| !used.contains(&old.file));
+    let known: HashSet<String> = manifest.retired.iter().map(|old| old.file.clone()).collect();
+    let going = unused.filter(|file| !known.contains(file));
+    manifest.retired.extend(going.map(|file| Retired { file, since_ms }));
 }
 
 /// Removes the files that are `due`, not before caches have forgotten an index that may have named them.
@@ -197,29 +233,6 @@ async fn remove<P: Place, L: Lease>(
         removed.push(old.file);
     }
     Ok(removed)
-}
-
-fn is_index_of(manifest: &Manifest, named: &[Entry]) -> bool {
-    named.iter().eq(manifest.shards.iter().map(Entry::of).collect::<Vec<_>>().iter())
-}
-
-/// Writes the index of `entries` unless `current` is just that.
-async fn write_index<P: Place, L: Lease>(
-    place: &P,
-    entries: &[Entry],
-    manner: &Manner,
-    lease: &mut L,
-    current: &mut Option<Vec<u8>>,
-) -> Result<bool, PlaceError> {
-    let bytes = xml::index(entries, &manner.files_url);
-    // An index of nothing is not valid: a sitemap of recent pages that never had one has none.
-    if entries.is_empty() || current.as_ref() == Some(&bytes) {
-        return Ok(false);
-    }
-    lease.renew().await?;
-    place.put_index(&bytes).await?;
-    *current = Some(bytes);
-    Ok(true)
 }
 
 /// Waits until no cache serves what was there before.

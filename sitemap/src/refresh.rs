@@ -10,7 +10,7 @@
 
 mod surroundings;
 
-pub use surroundings::Surroundings;
+pub use surroundings::{Surroundings, committed};
 
 use crate::athena::{Fetch, ParameterError, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};

@@ -13,6 +13,7 @@ use crate::keys;
 use crate::loc::BaseUrl;
 use crate::pages::{self, Policy};
 use crate::parts;
+use crate::publish::IndexLimits;
 use crate::report::KINDS_MAX;
 use crate::select::Select;
 use jiff::tz::TimeZone;
@@ -111,6 +112,7 @@ struct FilePublish {
 struct FileShards {
     target_urls: Option<u32>,
     max_urls: Option<u32>,
+    max_per_index: Option<usize>,
     level: Option<i32>,
 }
 
@@ -336,6 +338,7 @@ impl FileShards {
         Self {
             target_urls: self.target_urls.or(other.target_urls),
             max_urls: self.max_urls.or(other.max_urls),
+            max_per_index: self.max_per_index.or(other.max_per_index),
             level: self.level.or(other.level),
         }
     }
@@ -383,7 +386,12 @@ fn limits(shards: &FileShards, wrong: &Wrong<'_>) -> Result<Limits, SiteError> {
     if !(1..=urls_max).contains(&urls_target) {
         return Err(wrong("shards.target_urls", format!("is {urls_target}: give 1 to {urls_max}")));
     }
-    Ok(Limits { urls_target, urls_max, ..defaults })
+    let shards_max = shards.max_per_index.unwrap_or(defaults.index.shards_max);
+    if !(1..=defaults.index.shards_max).contains(&shards_max) {
+        return Err(wrong("shards.max_per_index", format!("is {shards_max}: give 1 to {}", defaults.index.shards_max)));
+    }
+    let index = IndexLimits { shards_max, ..defaults.index };
+    Ok(Limits { urls_target, urls_max, index, ..defaults })
 }
 
 fn level(shards: &FileShards, wrong: &Wrong<'_>) -> Result<i32, SiteError> {

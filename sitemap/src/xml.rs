@@ -1,6 +1,5 @@
 //! The XML of shards and indexes, as sitemaps.org defines it.
 
-use crate::keys;
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
 use std::convert::Infallible;
@@ -110,35 +109,55 @@ impl Entry {
     }
 }
 
+/// What an index has beside its entries, in bytes.
+pub(crate) const INDEX_FRAME_BYTES: u64 = (INDEX_HEAD.len() + INDEX_TAIL.len()) as u64;
+
 /// The index of `entries`, whose files lie under `files_url`.
 #[must_use]
 pub fn index(entries: &[Entry], files_url: &str) -> Vec<u8> {
     let mut out = INDEX_HEAD.to_vec();
-    for entry in entries {
-        out.extend_from_slice(ENTRY_HEAD);
-        write_entities(files_url.as_bytes(), &mut out);
-        out.push(b'/');
-        write_entities(entry.file.as_bytes(), &mut out);
-        out.extend_from_slice(ENTRY_MIDDLE);
-        out.extend_from_slice(entry.changed_at.as_bytes());
-        out.extend_from_slice(ENTRY_TAIL);
-    }
+    entries.iter().for_each(|entry| write_entry(entry, files_url, &mut out));
     out.extend_from_slice(INDEX_TAIL);
     out
 }
 
-/// The indexes that `entries` take, each with the name of its file: one, and more where they are over [`SHARDS_MAX`],
-/// since an index may not name another. robots.txt must then name each of them ([`robots_lines`]).
+/// The index `number` of these shards. One that has none of its own would not be valid, so it names the first of all, which
+/// is another's: set in by a space, and so not read back by [`index_entries`].
 #[must_use]
-pub fn indexes(entries: &[Entry], files_url: &str) -> Vec<(String, Vec<u8>)> {
-    let parts = entries.chunks(SHARDS_MAX).enumerate();
-    parts.map(|(at, part)| (keys::index_file(at + 1), index(part, files_url))).collect()
+pub fn index_of(number: u32, shards: &[Shard], files_url: &str) -> Vec<u8> {
+    let own: Vec<Entry> = shards.iter().filter(|shard| shard.index == number).map(Entry::of).collect();
+    let mut out = INDEX_HEAD.to_vec();
+    if let ([], Some(first)) = (own.as_slice(), shards.first()) {
+        out.push(b' ');
+        write_entry(&Entry::of(first), files_url, &mut out);
+    }
+    own.iter().for_each(|entry| write_entry(entry, files_url, &mut out));
+    out.extend_from_slice(INDEX_TAIL);
+    out
 }
 
-/// The lines by which robots.txt names `files`: the indexes, or every shard for an engine that reads no index.
-#[must_use]
-pub fn robots_lines<'a>(files: impl IntoIterator<Item = &'a str>, files_url: &str) -> String {
-    files.into_iter().map(|file| format!("Sitemap: {files_url}/{file}\n")).collect()
+/// Whether `bytes` are an index that this project wrote for `files_url`, and not somebody else's under the same name.
+pub(crate) fn is_our_index(bytes: &[u8], files_url: &str) -> bool {
+    let lines = bytes.strip_prefix(INDEX_HEAD).and_then(|rest| rest.strip_suffix(INDEX_TAIL));
+    let set_in = |line: &[u8]| index_entries(line.trim_ascii_start(), files_url).len() == 1;
+    lines.is_some_and(|lines| lines.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n').all(set_in))
+}
+
+fn write_entry(entry: &Entry, files_url: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(ENTRY_HEAD);
+    write_entities(files_url.as_bytes(), out);
+    out.push(b'/');
+    write_entities(entry.file.as_bytes(), out);
+    out.extend_from_slice(ENTRY_MIDDLE);
+    out.extend_from_slice(entry.changed_at.as_bytes());
+    out.extend_from_slice(ENTRY_TAIL);
+}
+
+/// How big `entry` is in an index, in bytes.
+pub(crate) fn entry_bytes(entry: &Entry, files_url: &str) -> u64 {
+    let mut out = Vec::new();
+    write_entry(entry, files_url, &mut out);
+    out.len() as u64
 }
 
 /// The entries of an index that [`index`] made for the same `files_url`. What else stands in the bytes is not ours and
@@ -161,6 +180,7 @@ pub fn index_entries(bytes: &[u8], files_url: &str) -> Vec<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::tests::shard;
     use crate::row::tests::row;
 
     #[test]
@@ -174,23 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn more_shards_than_an_index_may_name_take_several_and_robots_txt_names_them() {
-        let entry = |n: usize| Entry { file: format!("{n}.xml.gz"), changed_at: "2025-11-22T08:26:40Z".to_owned() };
-        let entries: Vec<Entry> = (0..2 * SHARDS_MAX + 1).map(entry).collect();
-        let url = "https://a.example/s";
-        let indexes = indexes(&entries, url);
-        let sizes: Vec<usize> = indexes.iter().map(|(_, bytes)| index_entries(bytes, url).len()).collect();
-        assert_eq!(sizes, [SHARDS_MAX, SHARDS_MAX, 1]);
-        assert!(indexes.iter().all(|(_, bytes)| bytes.len() as u64 <= BYTES_MAX));
-        let all: Vec<Entry> = indexes.iter().flat_map(|(_, bytes)| index_entries(bytes, url)).collect();
-        assert_eq!(all, entries);
-        let lines = robots_lines(indexes.iter().map(|(file, _)| file.as_str()), url);
-        assert_eq!(
-            lines,
-            "Sitemap: https://a.example/s/sitemap-index.xml\nSitemap: https://a.example/s/sitemap-index-2.xml\n\
-             Sitemap: https://a.example/s/sitemap-index-3.xml\n"
-        );
-        assert_eq!(super::indexes(&entries[..SHARDS_MAX], url).len(), 1);
+    fn an_index_without_shards_names_one_that_is_not_its_own() {
+        let shards = [2, 2, 5].map(|index| Shard { index, ..shard(&format!("s{index}.xml"), "", "") });
+        let url = "https://a.example";
+        let read = |number| index_entries(&index_of(number, &shards, url), url);
+        assert_eq!([1, 2, 5].map(|number| read(number).len()), [0, 2, 1]);
+        let lent = String::from_utf8(index_of(1, &shards, url)).unwrap();
+        assert!(lent.contains("\n <sitemap><loc>https://a.example/s2.xml</loc>"), "{lent}");
+        assert_eq!(index_of(2, &shards, url), index(&read(2), url));
+        assert!([1, 2, 5].iter().all(|number| is_our_index(&index_of(*number, &shards, url), url)));
+        let foreign = lent.replace("a.example", "b.example");
+        let longer = lent.replace("</sitemapindex>", "<!-- by hand -->\n</sitemapindex>");
+        assert!([foreign, longer].iter().all(|other| !is_our_index(other.as_bytes(), url)));
+        assert!(!is_our_index(&index(&[], url), url));
+    }
+
+    #[test]
+    fn the_size_of_an_index_is_known_before_it_is_made() {
+        let url = "https://a.example/x&y";
+        let entries = ["a&b.xml", "c.xml.gz"].map(|file| Entry { file: file.into(), changed_at: "2025-11-22".into() });
+        let sum: u64 = entries.iter().map(|entry| entry_bytes(entry, url)).sum();
+        assert_eq!(index(&entries, url).len() as u64, INDEX_FRAME_BYTES + sum);
     }
 
     #[test]

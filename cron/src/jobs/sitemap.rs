@@ -93,7 +93,7 @@ pub async fn run(
             shards = one.shards,
             files_new = one.published.files_new.len(),
             files_rewritten = one.published.files_rewritten.len(),
-            index_written = one.published.index_written,
+            indexes_written = one.published.indexes_written.len(),
             rejected = one.report.rejected_total(),
             "sitemap refreshed"
         );

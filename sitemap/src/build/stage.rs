@@ -171,6 +171,8 @@ impl Take for Stage<'_> {
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
         self.changes.push(Change { file: file.clone(), staged });
         let (stamp, version) = (None, None);
+        // A new one is given its index when it is published.
+        let index = old.as_ref().map_or(1, |old| old.index);
         self.shards.push(Shard {
             file,
             lower,
@@ -183,6 +185,7 @@ impl Take for Stage<'_> {
             stamp,
             version,
             changed_at,
+            index,
         });
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! A sitemap on the web, from robots.txt to the last shard.
 
 use super::document::{SHARD, origin};
-use super::{Check, Findings, Place, Progress, Watch, kind};
+use super::{Check, Findings, Place, Watch, kind};
+use crate::keys;
 use crate::robots::{self, Robots};
 use crate::web::{Answer, Web, WebError};
 use crate::xml;
 use http::header;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek};
 use std::sync::Arc;
@@ -86,27 +87,40 @@ pub(super) async fn live(check: &mut Check, web: &Web, url: &str, watch: &Watch<
     };
     let mut sites = Sites::new(web);
     let robots = sites.robots(&home, &mut check.findings).await;
-    if robots.is_some_and(|robots| !robots.names(url)) {
+    if robots.as_ref().is_some_and(|robots| !robots.names(url)) {
         check.findings.note(format!("{home}/robots.txt does not name the sitemap: add the line Sitemap: {url}"));
     }
-    let Some(mut input) = fetch(check, web, url, (url, 0)).await else { return };
-    if kind(&mut input) == &SHARD {
-        shard(check, &mut sites, url, &[url], input).await;
-    } else {
-        let locs = check.index(url, input);
-        let files_total = locs.len() + 1;
-        for (line, loc) in locs {
-            if below(url).is_some_and(|below| !loc.starts_with(below)) {
-                let told = "is not in the directory of the index or below, where crawlers take files from";
-                check.findings.fault(url, line, format!("{loc} {told}"));
-            }
-            if let Some(input) = fetch(check, web, &loc, (url, line)).await {
-                shard(check, &mut sites, &loc, &[url, &loc], input).await;
-            }
-            watch(Progress { files: check.files, files_total, urls: check.urls });
-        }
+    index_or_shard(check, web, &mut sites, url, watch).await;
+    for other in robots.iter().flat_map(|robots| beside(url, robots)) {
+        index_or_shard(check, web, &mut sites, &other, watch).await;
     }
     check.fetch_sample(web, &mut sites).await;
+}
+
+/// The other indexes of the sitemap whose index `url` is: those that `robots` names beside it, by number.
+fn beside(url: &str, robots: &Robots) -> Vec<String> {
+    let number = |url: &str| keys::index_number(url.rsplit('/').next().unwrap_or_default());
+    let Some(own) = number(url) else { return Vec::new() };
+    let named = robots.sitemaps.iter().map(|(_, named)| named).filter(|named| below(named) == below(url));
+    let numbered: BTreeMap<u32, &String> = named.filter_map(|named| Some((number(named)?, named))).collect();
+    numbered.into_iter().filter(|(number, _)| *number != own).map(|(_, named)| named.clone()).collect()
+}
+
+async fn index_or_shard(check: &mut Check, web: &Web, sites: &mut Sites<'_>, url: &str, watch: &Watch<'_>) {
+    let Some(mut input) = fetch(check, web, url, (url, 0)).await else { return };
+    if kind(&mut input) == &SHARD {
+        return shard(check, sites, url, &[url], input).await;
+    }
+    for (line, loc) in check.index(url, input) {
+        if below(url).is_some_and(|below| !loc.starts_with(below)) {
+            let told = "is not in the directory of the index or below, where crawlers take files from";
+            check.findings.fault(url, line, format!("{loc} {told}"));
+        }
+        if let Some(input) = fetch(check, web, &loc, (url, line)).await {
+            shard(check, sites, &loc, &[url, &loc], input).await;
+        }
+        watch(check.progress());
+    }
 }
 
 /// Reads the shard at `url`; `named_by` are the addresses by which a robots.txt may name it.

@@ -14,7 +14,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumAlgorithm;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use twox_hash::XxHash3_128;
@@ -200,6 +200,31 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// The index called `file`, where it still is what this run saw when it began: on that rests what it decided.
+    async fn index(&self, file: &str) -> Result<Vec<u8>, PlaceError> {
+        let answer = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
+        let object = match answer {
+            Ok(object) => object,
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
+                return Err(overtaken("reading", file));
+            }
+            Err(error) => return Err(failed("reading", file, &error)),
+        };
+        if object.e_tag != self.etag(file) {
+            return Err(overtaken("reading", file));
+        }
+        let bytes = object.body.collect().await.map_err(|error| broken("reading", file, &error))?;
+        Ok(bytes.to_vec())
+    }
+
+    /// The files called like an index that this run saw, by number.
+    fn index_files(&self) -> BTreeMap<u32, String> {
+        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen.keys().filter_map(|file| Some((keys::index_number(file)?, file.clone()))).collect()
+    }
+}
+
 impl Place for Bucket {
     async fn put_shard(&self, file: &str, staged: &Path) -> Result<String, PlaceError> {
         let bytes = std::fs::read(staged).map_err(|error| PlaceError {
@@ -212,23 +237,16 @@ impl Place for Bucket {
         self.put(file, bytes, kind).await
     }
 
-    async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
-        self.put(keys::INDEX, bytes.to_vec(), ("application/xml", None)).await.map(|_| ())
+    async fn put_index(&self, file: &str, bytes: &[u8]) -> Result<(), PlaceError> {
+        self.put(file, bytes.to_vec(), ("application/xml", None)).await.map(|_| ())
     }
 
-    async fn index(&self) -> Result<Option<Vec<u8>>, PlaceError> {
-        let answer = self.s3.get_object().bucket(&self.target.bucket).key(self.key(keys::INDEX)).send().await;
-        let object = match answer {
-            Ok(object) => object,
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => return Ok(None),
-            Err(error) => return Err(failed("reading", keys::INDEX, &error)),
-        };
-        // What this run decided rests on what it saw when it began; an index from after that is another run's.
-        if object.e_tag != self.etag(keys::INDEX) {
-            return Err(overtaken("reading", keys::INDEX));
+    async fn indexes(&self) -> Result<Vec<(u32, Vec<u8>)>, PlaceError> {
+        let mut indexes = Vec::new();
+        for (number, file) in self.index_files() {
+            indexes.push((number, self.index(&file).await?));
         }
-        let bytes = object.body.collect().await.map_err(|error| broken("reading", keys::INDEX, &error))?;
-        Ok(Some(bytes.to_vec()))
+        Ok(indexes)
     }
 
     async fn remove(&self, file: &str) -> Result<(), PlaceError> {

@@ -7,11 +7,12 @@ use crate::difference::DifferenceError;
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError, Shard};
 use crate::plan::Outlook;
-use crate::publish::{self, Locked, Manner, Place, PlaceError, Published};
+use crate::publish::{self, INDEX_NEW, Locked, Manner, Place, PlaceError, Published};
 use crate::report::Report;
 use crate::source;
 use crate::xml;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -154,7 +155,8 @@ impl Directory {
         let previous = self.manifest(options.policy.base.as_str())?;
         let settings = settings(options, files_url);
         if let Some(report) = self.same_input(inputs, &settings, &previous, files_url) {
-            let published = Published { shards_unchanged: previous.shards.len(), ..Published::default() };
+            let indexes = previous.indexes().into_iter().map(keys::index_file).collect();
+            let published = Published { shards_unchanged: previous.shards.len(), indexes, ..Published::default() };
             return Ok(self.outcome(report, published, previous));
         }
         // From here on the list of rejects is another run's.
@@ -166,6 +168,7 @@ impl Directory {
         let report = built.report.clone();
         let manner = Manner {
             files_url: files_url.to_owned(),
+            index: options.limits.index,
             edge_ttl: Duration::ZERO,
             grace_ms: 0,
             now_ms: options.policy.now_ms,
@@ -176,6 +179,9 @@ impl Directory {
         let hashes = hashes.into_iter().map(hex).collect();
         let sizes = inputs.iter().map(|input| size(input)).collect();
         self.remember(&LastInput { settings, sizes, hashes, report: report.clone() })?;
+        // Only this run has it, not one that finds the same input.
+        let mut report = report;
+        published.indexes_new.iter().for_each(|_| report.flag(INDEX_NEW, 1));
         Ok(self.outcome(report, published, manifest))
     }
 
@@ -186,13 +192,16 @@ impl Directory {
     /// The account of the last run, where it had the same input and settings and all that it wrote is still there.
     fn same_input(&self, inputs: &[PathBuf], settings: &str, manifest: &Manifest, files_url: &str) -> Option<Report> {
         let last: LastInput = serde_json::from_slice(&fs::read(self.state.join(keys::INPUT)).ok()?).ok()?;
-        let entries: Vec<xml::Entry> = manifest.shards.iter().map(xml::Entry::of).collect();
+        let stands = |number: u32| {
+            let bytes = fs::read(self.root.join(keys::index_file(number)));
+            bytes.is_ok_and(|bytes| bytes == xml::index_of(number, &manifest.shards, files_url))
+        };
         let same = last.settings == settings
             && last.sizes == inputs.iter().map(|input| size(input)).collect::<Vec<_>>()
             && !self.state.join(keys::INTENT).exists()
             && !manifest.shards.is_empty()
             && manifest.shards.iter().all(|shard| self.is_intact(shard))
-            && fs::read(self.root.join(keys::INDEX)).ok()? == xml::index(&entries, files_url)
+            && manifest.indexes().into_iter().all(stands)
             && inputs
                 .iter()
                 .zip(&last.hashes)
@@ -285,18 +294,18 @@ impl Place for Directory {
         renamed.map(|(stamp, _)| stamp).map_err(|error| place_error("writing", &path, &error))
     }
 
-    async fn put_index(&self, bytes: &[u8]) -> Result<(), PlaceError> {
-        let path = self.root.join(keys::INDEX);
+    async fn put_index(&self, file: &str, bytes: &[u8]) -> Result<(), PlaceError> {
+        let path = self.root.join(file);
         write_whole(&self.state.join("index.new"), &path, bytes).map_err(|error| place_error("writing", &path, &error))
     }
 
-    async fn index(&self) -> Result<Option<Vec<u8>>, PlaceError> {
-        let path = self.root.join(keys::INDEX);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_missing(&error) => Ok(None),
+    async fn indexes(&self) -> Result<Vec<(u32, Vec<u8>)>, PlaceError> {
+        let files = index_files(&self.root).map_err(|error| place_error("listing", &self.root, &error))?;
+        let read = |(number, path): (u32, PathBuf)| match fs::read(&path) {
+            Ok(bytes) => Ok((number, bytes)),
             Err(error) => Err(place_error("reading", &path, &error)),
-        }
+        };
+        files.into_iter().map(read).collect()
     }
 
     async fn remove(&self, file: &str) -> Result<(), PlaceError> {
@@ -307,6 +316,21 @@ impl Place for Directory {
             Err(error) => Err(place_error("removing", &path, &error)),
         }
     }
+}
+
+/// The files in `root` that are called like an index, by number.
+///
+/// # Errors
+/// Where the directory cannot be listed.
+pub fn index_files(root: &Path) -> io::Result<BTreeMap<u32, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(root)? {
+        let path = entry?.path();
+        if let Some(number) = path.file_name().and_then(|name| keys::index_number(name.to_str()?)) {
+            files.insert(number, path);
+        }
+    }
+    Ok(files)
 }
 
 /// What the last run was given, and its account.

@@ -12,7 +12,22 @@ use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use std::sync::Arc;
 use tidemark_runtime::clock::Clock;
-use tidemark_runtime::state::{Held, StateStore};
+use tidemark_runtime::state::{Document, Held, StateStore};
+
+/// The committed manifest of the sitemap `name`, by [`keys::sitemap`]; nothing before its first run.
+///
+/// # Errors
+/// Where state or manifest cannot be read.
+pub async fn committed(
+    s3: &aws_sdk_s3::Client,
+    state_bucket: &str,
+    name: &str,
+) -> Result<Option<Manifest>, RefreshError> {
+    let store = StateStore::new(s3.clone(), state_bucket);
+    let state = store.load::<Document<Committed>>(&keys::state(name)).await?;
+    let Some(key) = state.and_then(|found| found.value.state.manifest) else { return Ok(None) };
+    Ok(store.load::<Manifest>(&key).await?.map(|found| found.value))
+}
 
 /// What a refresh needs from outside.
 #[derive(Clone, Debug)]

@@ -86,6 +86,7 @@ fn every_mistake_names_its_field() {
         ("prefix = \"/a/b\"", "edge_ttl = 3", "edge_ttl"),
         ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),
         ("prefix = \"/a/b\"", "[shards]\nmax_urls = 50001", "shards.max_urls"),
+        ("prefix = \"/a/b\"", "[shards]\nmax_per_index = 50001", "shards.max_per_index"),
         ("prefix = \"/a/b\"", "[shards]\nmax_urls = 5\ntarget_urls = 6", "shards.target_urls"),
         ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
         ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),

@@ -322,7 +322,7 @@ async fn page_lists_in_s3_are_read_and_an_equal_input_ends_the_run_at_once_with_
     let files = stage.files().await;
 
     let second = stage.run("s").await.unwrap();
-    assert!(second.input_unchanged && second.urls == first.urls && !second.published.index_written);
+    assert!(second.input_unchanged && second.urls == first.urls && second.published.indexes_written.is_empty());
     assert!(stage.files().await == files);
 
     // A damaged file is mended although the input is the same, and so is a damaged index.
@@ -435,7 +435,7 @@ async fn a_sitemap_built_in_parts_has_every_page_once_and_then_changes_as_one_bu
     stage.tell(json!({ "rows": rows }));
     let edited = stage.run("s").await.unwrap();
     assert_eq!((edited.published.files_rewritten.len(), edited.published.files_new.len()), (1, 0));
-    assert!(edited.published.index_written);
+    assert!(edited.published.indexes_written == ["sitemap-index.xml"]);
 
     // From the same state, the same bytes whether in parts or whole.
     let mut grown = plain_rows(ROWS + 700, "2025-10-01T10:00:00");

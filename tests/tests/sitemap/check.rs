@@ -105,6 +105,29 @@ async fn a_good_site_has_no_fault_and_is_asked_politely() {
 }
 
 #[tokio::test]
+async fn every_index_that_robots_txt_names_is_followed_and_a_shard_of_two_is_read_once() {
+    let (first, second) = ("/maps/sitemap-index.xml", "/maps/sitemap-index-2.xml");
+    let mut site = good();
+    let robots =
+        format!("Sitemap: ORIGIN{first}\nSitemap: ORIGIN/other/sitemap-index-3.xml\nSitemap: ORIGIN{second}\n");
+    set(&mut site, "/robots.txt", Reply::ok("text/plain", robots));
+    set(&mut site, first, Reply::ok(XML, index(&[SHARD])));
+    set(&mut site, second, Reply::ok(XML, index(&[SHARD, "/maps/2.xml"])));
+    let from = async |server: &WebServer, path: &str| {
+        let web = Web::new(Clock::simulated(crate::NOW_MS), "test/1").unwrap();
+        check::live(&web, &format!("{}{path}", server.origin()), Options::new(crate::NOW_MS), &|_| ()).await
+    };
+    let server = serve(site.clone());
+    for path in [first, second] {
+        let checked = from(&server, path).await;
+        assert_eq!((checked.faults, checked.files, checked.urls), (Vec::new(), 4, 4), "{path}");
+    }
+    set(&mut site, second, Reply::status(404));
+    let checked = from(&serve(site), first).await;
+    assert!(checked.faults[0].problem.contains("answers 404") && checked.faults_total == 1, "{:?}", checked.faults);
+}
+
+#[tokio::test]
 async fn requests_keep_their_distance() {
     let server = serve(good());
     let clock = Clock::simulated(crate::NOW_MS);

@@ -1,9 +1,12 @@
 //! A refresh is killed at every S3 call that it makes, in every way, and crawlers look on.
 
 use crate::world::{AFTER_LEASE_MS, FATES, Fate, Input, Job, Rules, World, common, pages, wanted};
+use tidemark_sitemap::publish::INDEX_NEW;
 use tidemark_tests::random::Random;
 
-const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0 };
+const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0, per_index: 50_000 };
+/// Indexes that are soon full, so that several come and go.
+const SMALL_INDEXES: Rules = Rules { per_index: 2, ..RULES };
 
 /// Kills the run from `first` to `second` at every call, and lets the same run, and one on `third`, follow. Returns how
 /// many calls there were.
@@ -99,6 +102,33 @@ fn a_run_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same() {
 }
 
 #[test]
+fn a_run_killed_at_any_call_loses_no_page_while_indexes_come_and_go() {
+    let inputs = everything_at_once();
+    let [first, second, third] = inputs.each_ref();
+    for grace_hours in [0, 24] {
+        kill_everywhere(Rules { grace_hours, ..SMALL_INDEXES }, [first, second, third]);
+    }
+    kill_everywhere(SMALL_INDEXES, [second, first, third]);
+    // Nothing of the first index is left; then the last ones go.
+    let (long, short) = (pages((0..240).map(|n| n * 10)), pages((80..120).map(|n| n * 10)));
+    for grace_hours in [0, 24] {
+        kill_everywhere(Rules { grace_hours, ..SMALL_INDEXES }, [&long, &short, third]);
+    }
+    kill_everywhere(SMALL_INDEXES, [&short, &long, &pages(5_000..5_100)]);
+}
+
+#[test]
+fn robots_txt_is_told_of_the_indexes_that_come() {
+    let world = World::new(SMALL_INDEXES, true);
+    world.run(&Job::new("first", &pages(0..80)));
+    assert_eq!(world.manifest().unwrap().indexes().len(), 1);
+    assert!(!world.report().contains(INDEX_NEW), "the first one is no news");
+    world.run(&Job::new("second", &pages(0..240)).later(AFTER_LEASE_MS));
+    assert_eq!(world.manifest().unwrap().indexes().len(), 3);
+    assert!(world.report().contains(INDEX_NEW));
+}
+
+#[test]
 fn a_run_killed_while_one_thing_changes_loses_no_page() {
     let first = pages((0..90).map(|n| n * 10));
     let mut third = first.clone();
@@ -119,10 +149,16 @@ fn a_run_killed_while_one_thing_changes_loses_no_page() {
 
 #[test]
 fn another_packing_renames_every_file_and_loses_no_page_wherever_it_is_killed() {
+    for rules in [RULES, SMALL_INDEXES] {
+        rename_every_file(rules);
+    }
+}
+
+fn rename_every_file(rules: Rules) {
     let first = pages((0..90).map(|n| n * 10));
     let mut third = first.clone();
     third.extend((0..30).map(|n| (n * 9 + 1, 1)));
-    let before = World::new(RULES, true);
+    let before = World::new(rules, true);
     before.run(&Job::new("first", &first));
     before.pass();
     before.set("content_encoding", "true");
@@ -132,14 +168,20 @@ fn another_packing_renames_every_file_and_loses_no_page_wherever_it_is_killed() 
     before.run(&job);
     let manifest = before.manifest().unwrap();
     assert!(manifest.shards.iter().all(|shard| shard.file.ends_with(".xml")), "{manifest:?}");
-    assert!(manifest.retired.iter().all(|old| old.file.ends_with(".xml.gz")) && manifest.retired.len() == 3);
+    assert_eq!(manifest.retired.iter().filter(|old| old.file.ends_with(".xml.gz")).count(), 3);
 }
 
 #[test]
 fn a_rollback_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same() {
     let [first, second, third] = everything_at_once();
-    for (grace_hours, one, other) in [(0, &first, &second), (24, &first, &second), (24, &second, &first)] {
-        let world = World::new(Rules { grace_hours, ..RULES }, true);
+    for (rules, grace_hours, one, other) in [
+        (RULES, 0, &first, &second),
+        (RULES, 24, &first, &second),
+        (RULES, 24, &second, &first),
+        (SMALL_INDEXES, 0, &first, &second),
+        (SMALL_INDEXES, 24, &second, &first),
+    ] {
+        let world = World::new(Rules { grace_hours, ..rules }, true);
         world.run(&Job::new("first", one));
         world.run(&Job::new("second", other).later(AFTER_LEASE_MS));
         world.pass();
@@ -150,8 +192,14 @@ fn a_rollback_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same
 
 #[test]
 fn a_rollback_after_a_run_that_was_killed_at_any_call_loses_no_page() {
+    for rules in [RULES, SMALL_INDEXES] {
+        roll_back_after_every_kill(rules);
+    }
+}
+
+fn roll_back_after_every_kill(rules: Rules) {
     let [first, second, third] = everything_at_once();
-    let before = World::new(RULES, true);
+    let before = World::new(rules, true);
     before.run(&Job::new("first", &first));
     before.run(&Job::new("second", &second).later(AFTER_LEASE_MS));
     before.pass();
@@ -187,7 +235,9 @@ fn random_changes_survive_a_kill_at_any_call() {
         let (first, mut second, third) = (input(150), input(60), input(150));
         let (from, to) = (random.below(300), random.below(120));
         second.extend(first.iter().filter(|(page, _)| !(from..from + to).contains(&u64::from(**page))));
-        kill_everywhere(RULES, [&first, &second, &third]);
+        for rules in [RULES, SMALL_INDEXES] {
+            kill_everywhere(rules, [&first, &second, &third]);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use tidemark_sitemap::build::Options;
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::directory::{self, Directory, DirectoryError, Outcome};
+use tidemark_sitemap::publish::INDEX_NEW;
 
 const BASE: &str = "https://packages.example.org";
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -107,7 +108,12 @@ fn rows(count: usize) -> Vec<(String, String)> {
 /// Reads a sitemap as a crawler would: the index, then every file that it names. Holds it against the protocol's rules
 /// and returns every page with its lastmod.
 fn crawl(out: &Path) -> Vec<(String, String)> {
-    let index = fs::read(out.join("sitemap-index.xml")).unwrap();
+    crawl_index(out, "sitemap-index.xml")
+}
+
+/// The same by one of several indexes.
+fn crawl_index(out: &Path, index: &str) -> Vec<(String, String)> {
+    let index = fs::read(out.join(index)).unwrap();
     well_formed(out, "sitemap-index.xml", &index);
     let files = elements(&index, "sitemapindex", "sitemap", &["loc", "lastmod"]);
     assert!(!files.is_empty() && files.len() <= 50_000);
@@ -208,6 +214,41 @@ async fn every_page_comes_out_once_with_a_valid_address_and_its_own_lastmod() {
 }
 
 #[tokio::test]
+async fn a_directory_has_as_many_indexes_as_its_shards_take() {
+    let mut fixture = Fixture::new();
+    fixture.limits.index.shards_max = 3;
+    let input = fixture.write("pages.csv", &csv(&rows(3000)));
+    let outcome = fixture.build(&input).await.unwrap();
+    let names = ["sitemap-index.xml", "sitemap-index-2.xml", "sitemap-index-3.xml"];
+    assert_eq!(outcome.published.indexes, names);
+    assert_eq!(outcome.published.indexes_written, names);
+    assert!(outcome.published.indexes_new.is_empty(), "the first run has nothing that is new");
+    let mut all: Vec<_> = names.iter().flat_map(|name| crawl_index(&fixture.out(), name)).collect();
+    all.sort();
+    assert_eq!(all.len(), 3011);
+    let indexes: Vec<_> = directory::index_files(&fixture.out()).unwrap().into_values().collect();
+    let options = tidemark_sitemap::check::Options::new(NOW_MS);
+    let checked = tidemark_sitemap::check::local(None, &indexes, options, &|_| ()).await;
+    assert_eq!((checked.files, checked.urls, checked.faults), (8 + 3, 3011, Vec::new()));
+
+    // One that somebody changed is mended, by a run with the same input too; no other file is touched.
+    let before = fixture.files();
+    fs::write(fixture.out().join(names[1]), "mine").unwrap();
+    let again = fixture.build(&input).await.unwrap();
+    assert_eq!(again.published.indexes_written, [names[1]]);
+    assert!(fixture.files().iter().all(|(file, seen)| seen.0 == before[file].0));
+
+    let more = fixture.build(&fixture.write("more.csv", &csv(&rows(4000)))).await.unwrap();
+    assert_eq!(more.published.indexes_new, ["sitemap-index-4.xml"]);
+    assert_eq!(more.report.flagged[INDEX_NEW], 1);
+    let less = fixture.build(&fixture.write("less.csv", &csv(&rows(2000)))).await.unwrap();
+    let standing: Vec<u32> = directory::index_files(&fixture.out()).unwrap().into_keys().collect();
+    assert_eq!(standing, [1, 2, 4], "no grace here: what is left without a shard goes");
+    assert_eq!(less.manifest.indexes().into_iter().collect::<Vec<_>>(), standing);
+    assert!(less.published.files_removed.contains(&names[2].to_owned()));
+}
+
+#[tokio::test]
 async fn the_same_pages_give_the_same_bytes_whatever_their_order_format_and_memory() {
     let rows = rows(2500);
     let mut shuffled = rows.clone();
@@ -245,7 +286,7 @@ async fn one_edited_row_changes_one_shard_and_the_index_and_no_row_changes_nothi
     fixture.now_ms += DAY_MS;
     rows.reverse();
     let again = fixture.build(&fixture.write("pages.csv", &csv(&rows))).await.unwrap();
-    assert!(!again.published.index_written && again.published.files_rewritten.is_empty());
+    assert!(again.published.indexes_written.is_empty() && again.published.files_rewritten.is_empty());
     assert_eq!(fixture.files(), first, "equal rows in another order: no file is written");
 
     fixture.now_ms += DAY_MS;

@@ -12,7 +12,7 @@ use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::bucket::Bucket;
-use tidemark_sitemap::publish::{self, Locked, Manner};
+use tidemark_sitemap::publish::{self, IndexLimits, Locked, Manner};
 use tidemark_sitemap::site::Target;
 
 const PAGES: usize = 3_000;
@@ -94,8 +94,14 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
         distribution: None,
     };
     let files_url = cloud.object_url(BUCKET, PREFIX.trim_end_matches('/'));
-    let manner =
-        Manner { files_url, edge_ttl: Duration::ZERO, grace_ms: 0, now_ms: NOW_MS, clock: Clock::simulated(NOW_MS) };
+    let manner = Manner {
+        files_url,
+        index: IndexLimits::default(),
+        edge_ttl: Duration::ZERO,
+        grace_ms: 0,
+        now_ms: NOW_MS,
+        clock: Clock::simulated(NOW_MS),
+    };
     let bucket = Bucket::open(s3, target).await.unwrap();
     publish::publish(&bucket, built, &manner, &mut Locked).await.unwrap();
     cloud.object_url(BUCKET, &format!("{PREFIX}sitemap-index.xml"))

@@ -16,6 +16,7 @@ use tidemark_sitemap::keys;
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::pages::Policy;
+use tidemark_sitemap::place::directory;
 use tidemark_sitemap::robots;
 use tidemark_sitemap::site::Target;
 use tidemark_sitemap::web::Web;
@@ -206,7 +207,7 @@ async fn an_imported_sitemap_keeps_its_names_and_pages_and_is_compared() {
     let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS);
     let options = Options { limits: fixture.limits, ..Options::new(policy, "import") };
     let work = tempfile::tempdir().unwrap();
-    let found = import::local(&old.join("sitemap-index.xml")).unwrap();
+    let found = import::local(&[old.join("sitemap-index.xml")]).unwrap();
     let import = import::read(found, &options, work.path()).unwrap();
     assert_eq!(import.kept, ["products-1.xml.gz", "products-7.xml.gz"]);
     let reasons: Vec<_> = import.not_kept.iter().map(|(file, reason)| format!("{file}: {reason}")).collect();
@@ -254,11 +255,41 @@ async fn a_sitemap_on_the_web_is_imported_too() {
     .unwrap();
     let options = Options::new(Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS), "import");
     let work = fixture.dir.path();
-    let found = import::fetch(&web(), &format!("{}/index.xml", server.origin()), work).await.unwrap();
+    let found = import::fetch(&web(), &[format!("{}/index.xml", server.origin())], work).await.unwrap();
     let import = import::read(found, &options, work).unwrap();
     assert_eq!((import.kept.len(), import.urls, import.foreign), (2, 2, 0));
-    let missing = import::fetch(&web(), &format!("{}/none.xml", server.origin()), work).await;
+    let missing = import::fetch(&web(), &[format!("{}/none.xml", server.origin())], work).await;
     assert!(missing.unwrap_err().to_string().contains("answers 404"));
+}
+
+#[tokio::test]
+async fn a_sitemap_with_several_indexes_is_imported_whole() {
+    let mut fixture = Fixture::new();
+    fixture.limits.index.shards_max = 2;
+    let rows: Vec<_> = (0..2000).map(|n| (format!("/p/{n:06}"), "2025-01-01".to_owned())).collect();
+    let input = fixture.write("pages.csv", &csv(&rows));
+    let shards = fixture.build(&input).await.unwrap().manifest.shards;
+    let indexes: Vec<_> = directory::index_files(&fixture.out()).unwrap().into_values().collect();
+    assert_eq!((indexes.len(), shards.len()), (3, 5));
+    let options = Options {
+        limits: fixture.limits,
+        ..Options::new(Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS), "import")
+    };
+    let work = tempfile::tempdir().unwrap();
+    let twice: Vec<_> = indexes.iter().chain(&indexes[..1]).cloned().collect();
+    let import = import::read(import::local(&twice).unwrap(), &options, work.path()).unwrap();
+    assert_eq!((import.kept.len(), import.not_kept.len(), import.urls), (5, 0, 2000));
+
+    // Where it is built on, its shards find their indexes.
+    let other = Fixture { limits: fixture.limits, ..Fixture::new() };
+    fs::create_dir_all(other.out().join(keys::STATE_DIR)).unwrap();
+    fs::write(other.out().join(keys::STATE_DIR).join(keys::MANIFEST), import.manifest.to_json().unwrap()).unwrap();
+    let built = other.build(&input).await.unwrap().manifest;
+    assert_eq!(built.shards.iter().map(|shard| shard.index).collect::<Vec<_>>(), [1, 1, 2, 2, 3]);
+    assert_eq!(
+        built.shards.iter().map(|s| &s.file).collect::<Vec<_>>(),
+        shards.iter().map(|s| &s.file).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! One site in the model of S3, and runs of the real refresh over it that a test drives call by call.
 
-use crate::edge::{Edge, FILES_URL, Pages, crawl, index_entries, shard_pages};
+use crate::edge::{Edge, FILES_URL, Pages, crawl, index_entries, is_index, shard_pages};
 use crate::store::{Answer, Call, Objects, PUBLIC, STATE, Store, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -26,6 +26,7 @@ const TTL_MS: i64 = 60_000;
 const POLLS_MAX: usize = 100_000;
 const SITE: &str = "shop";
 const STATE_KEY: &str = "sitemaps/shop/state.json";
+const REPORT_KEY: &str = "sitemaps/shop/report.json";
 
 /// The pages of a list by number, each with the day of its lastmod.
 pub(crate) type Input = BTreeMap<u32, u32>;
@@ -101,6 +102,8 @@ pub(crate) struct Rules {
     pub(crate) target: u32,
     pub(crate) max: u32,
     pub(crate) grace_hours: u32,
+    /// Shards that an index names.
+    pub(crate) per_index: usize,
 }
 
 impl World {
@@ -109,14 +112,16 @@ impl World {
         let settings = format!(
             "base_url = \"{FILES_URL}\"\n[query]\nsql = \"SELECT loc, lastmod FROM pages\"\ndatabase = \"shop\"\nfetch = \"select\"\n\
              [publish]\nbucket = \"{PUBLIC}\"\nedge_ttl_seconds = {}\ngrace_hours = {}\n\
-             [shards]\ntarget_urls = {}\nmax_urls = {}\nlevel = 1\n[guard]\ndrop_percent_max = 100\n",
+             [shards]\ntarget_urls = {}\nmax_urls = {}\nmax_per_index = {}\nlevel = 1\n[guard]\ndrop_percent_max = 100\n",
             TTL_MS / 1000,
             rules.grace_hours,
             rules.target,
             rules.max,
+            rules.per_index,
         );
         let time_ms = Arc::new(AtomicI64::new(0));
-        let edge = Edge::new(Arc::clone(&time_ms), if cached { TTL_MS } else { 0 });
+        let mut edge = Edge::new(Arc::clone(&time_ms), if cached { TTL_MS } else { 0 });
+        edge.per_index = rules.per_index;
         let mut objects = Objects::default();
         objects.edge = Some(edge);
         objects.put(STATE, "sites/shop.toml", settings.into_bytes(), BTreeMap::new());
@@ -222,6 +227,12 @@ impl World {
         Some(Manifest::from_json(&objects.get(STATE, &key).expect("the committed manifest").bytes).unwrap())
     }
 
+    /// The report of the runs, as JSON.
+    pub(crate) fn report(&self) -> String {
+        let objects = self.store.objects();
+        String::from_utf8(objects.get(STATE, REPORT_KEY).expect("a report").bytes.to_vec()).unwrap()
+    }
+
     /// What outlives a run and is seen by others.
     pub(crate) fn outcome(&self) -> Lasting {
         let state = self.state();
@@ -244,11 +255,8 @@ impl World {
         let (Some(manifest), objects) = (self.manifest(), self.store.objects()) else {
             return Some("nothing is committed".to_owned());
         };
-        let Some(index) = objects.get(PUBLIC, crate::edge::INDEX) else { return Some("there is no index".to_owned()) };
-        let named = index_entries(&index.bytes);
-        let shards: Vec<_> = manifest.shards.iter().map(|s| (s.file.clone(), s.changed_at.clone())).collect();
-        if named != shards {
-            return Some(format!("the index names {named:?}, the manifest {shards:?}"));
+        if let Some(wrong) = indexes_disagree(&objects, &manifest) {
+            return Some(wrong);
         }
         for shard in &manifest.shards {
             let Some(object) = objects.get(PUBLIC, &shard.file) else { return Some(format!("no {}", shard.file)) };
@@ -259,6 +267,35 @@ impl World {
         }
         None
     }
+}
+
+/// What is wrong between the indexes and the manifest: each names its shards, one that has none another's, and one that the
+/// manifest does not know is to go.
+fn indexes_disagree(objects: &Objects, manifest: &Manifest) -> Option<String> {
+    let name =
+        |number: u32| if number == 1 { "sitemap-index.xml".to_owned() } else { format!("sitemap-index-{number}.xml") };
+    let public = objects.all(PUBLIC);
+    let unknown = |file: &&String| {
+        is_index(file)
+            && !manifest.indexes().into_iter().any(|number| name(number) == **file)
+            && !manifest.retired.iter().any(|old| old.file == **file)
+    };
+    if let Some(file) = public.keys().find(unknown) {
+        return Some(format!("nobody knows {file}"));
+    }
+    for number in manifest.indexes() {
+        let Some(index) = public.get(&name(number)) else { return Some(format!("there is no index {number}")) };
+        let named = index_entries(&index.bytes);
+        let own = manifest.shards.iter().filter(|shard| shard.index == number);
+        let mut shards: Vec<_> = own.map(|s| (s.file.clone(), s.changed_at.clone())).collect();
+        if shards.is_empty() {
+            shards.extend(manifest.shards.first().map(|s| (s.file.clone(), s.changed_at.clone())));
+        }
+        if named != shards {
+            return Some(format!("the index {number} names {named:?}, the manifest {shards:?}"));
+        }
+    }
+    None
 }
 
 /// See [`World::outcome`].

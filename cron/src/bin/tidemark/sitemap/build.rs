@@ -241,7 +241,7 @@ fn print_text(out: &Path, outcome: &Outcome) {
     }
     let published = &outcome.published;
     eprintln!(
-        "{}: {} URLs in {} shards ({} new, {} rewritten, {} removed, {} unchanged), index {}",
+        "{}: {} URLs in {} shards ({} new, {} rewritten, {} removed, {} unchanged), {} of {} indexes written",
         out.join(keys::INDEX).display(),
         outcome.manifest.urls(),
         outcome.manifest.shards.len(),
@@ -249,7 +249,11 @@ fn print_text(out: &Path, outcome: &Outcome) {
         published.files_rewritten.len(),
         published.files_removed.len(),
         published.shards_unchanged,
-        if published.index_written { "written" } else { "unchanged" },
+        published.indexes_written.len(),
+        published.indexes.len(),
     );
+    for index in &published.indexes_new {
+        eprintln!("{index} is new: robots.txt has to name it, see tidemark sitemap robots --out");
+    }
     eprintln!("report: {}", out.join(keys::STATE_DIR).join(keys::RUN_REPORT_PAGE).display());
 }

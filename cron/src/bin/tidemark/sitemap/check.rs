@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::check::{self, Checked, Options};
 use tidemark_sitemap::keys;
+use tidemark_sitemap::place::directory;
 use tidemark_sitemap::web::{USER_AGENT, Web};
 
 /// Pages of a sitemap on the web that are fetched where nothing else is said.
@@ -16,7 +17,8 @@ const SAMPLE: usize = 10;
 /// Arguments of `sitemap check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Address of the index or of a single shard; or a local one, or the directory that the index lies in
+    /// Address of the index or of a single shard; or a local one, or the directory that the index lies in. Of a sitemap with
+    /// several indexes all are checked: those in the directory, or those that robots.txt names beside the address
     #[arg(value_name = "URL|FILE|DIR")]
     target: String,
     /// Pages to fetch, drawn from all: status, noindex, canonical address, robots.txt [default: 10 of a sitemap on the web, none of a local one]
@@ -57,7 +59,7 @@ pub(super) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         check::live(&web(args, clock)?, &args.target, options, &watch).await
     } else {
         let web = if sample > 0 { Some(web(args, clock)?) } else { None };
-        check::local(web.as_ref(), &local_index(&args.target), options, &watch).await
+        check::local(web.as_ref(), &local_indexes(&args.target), options, &watch).await
     };
     bar.finish();
     if args.json {
@@ -68,13 +70,20 @@ pub(super) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if checked.faults_total == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn is_address(target: &str) -> bool {
+pub(super) fn is_address(target: &str) -> bool {
     target.starts_with("http://") || target.starts_with("https://")
 }
 
-fn local_index(target: &str) -> PathBuf {
+/// The index at `target`, or all of them where that is a directory.
+pub(super) fn local_indexes(target: &str) -> Vec<PathBuf> {
     let path = PathBuf::from(target);
-    if path.is_dir() { path.join(keys::INDEX) } else { path }
+    if !path.is_dir() {
+        return vec![path];
+    }
+    // What is not there is said by whoever reads it.
+    let mut files = directory::index_files(&path).unwrap_or_default();
+    files.entry(1).or_insert_with(|| path.join(keys::INDEX));
+    files.into_values().collect()
 }
 
 fn web(args: &CheckArgs, clock: Clock) -> anyhow::Result<Web> {

@@ -1,5 +1,6 @@
 //! `tidemark sitemap import`: begin with the files that search engines know already.
 
+use super::check::{is_address, local_indexes};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::fs;
@@ -17,9 +18,10 @@ use tidemark_sitemap::web::{USER_AGENT, Web};
 /// Arguments of `sitemap import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The sitemap to take over: address of its index or only shard, or a local one, or the directory of that
-    #[arg(long, value_name = "URL|FILE|DIR")]
-    from: String,
+    /// The sitemap to take over: address of its index or only shard, or a local one, or the directory of that; may be
+    /// repeated for a sitemap with several indexes
+    #[arg(long, required = true, value_name = "URL|FILE|DIR")]
+    from: Vec<String>,
     /// The site, as in `https://www.example.com`
     #[arg(long, value_name = "URL")]
     base_url: String,
@@ -45,12 +47,14 @@ pub(super) async fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let policy = Policy::new(base, clock.now_ms());
     let options = Options { packing, ..Options::new(policy, "import") };
     let work = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let on_the_web = args.from.starts_with("http://") || args.from.starts_with("https://");
-    let found = if on_the_web {
+    let on_the_web = args.from.iter().filter(|from| is_address(from)).count();
+    let found = if on_the_web == args.from.len() {
         import::fetch(&Web::new(clock, USER_AGENT)?, &args.from, work.path()).await?
+    } else if on_the_web == 0 {
+        let indexes: Vec<PathBuf> = args.from.iter().flat_map(|from| local_indexes(from)).collect();
+        import::local(&indexes)?
     } else {
-        let path = PathBuf::from(&args.from);
-        import::local(&if path.is_dir() { path.join(keys::INDEX) } else { path })?
+        bail!("--from names addresses and local files: give all indexes of one sitemap, from one place");
     };
     let import = import::read(found, &options, work.path())?;
     let comparison = match args.input.as_slice() {

@@ -2,11 +2,14 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tidemark_runtime::clients;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::keys;
+use tidemark_sitemap::place::directory::Directory;
+use tidemark_sitemap::refresh;
 use tidemark_sitemap::robots::{self, BYTES_MAX, Robots};
 use tidemark_sitemap::site;
 use tidemark_sitemap::web::{USER_AGENT, Web};
@@ -17,9 +20,16 @@ pub(crate) struct RobotsArgs {
     /// Address of an index; may be repeated
     #[arg(required_unless_present = "site", value_name = "URL")]
     index: Vec<String>,
-    /// Settings of a site (TOML, see `sitemap init`): the index of each of its sitemaps, since none may name another
+    /// Settings of a site (TOML, see `sitemap init`): the index of each of its sitemaps, since none may name another. A
+    /// sitemap of many shards has several: say by --out or --state-bucket where that is known
     #[arg(long, value_name = "FILE", conflicts_with = "index")]
     site: Option<PathBuf>,
+    /// Directory of the sitemap that `sitemap build --site` made: all of its indexes
+    #[arg(long, value_name = "DIR", requires = "site", conflicts_with = "state_bucket")]
+    out: Option<PathBuf>,
+    /// State bucket of the sitemap in the cloud whose settings are FILE, sites/NAME.toml there: all of its indexes
+    #[arg(long, value_name = "BUCKET", requires = "site")]
+    state_bucket: Option<String>,
     /// Fetch this robots.txt and exit with 1 where it does not name every index
     #[arg(long, value_name = "URL", conflicts_with = "write")]
     check: Option<String>,
@@ -33,11 +43,7 @@ pub(crate) struct RobotsArgs {
 pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
     let indexes = match &args.site {
         None => args.index.clone(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let sitemaps = site::parse_local(&path.display().to_string(), &text)?;
-            sitemaps.iter().map(|sitemap| format!("{}/{}", sitemap.files_url, keys::INDEX)).collect()
-        }
+        Some(path) => of_site(path, args).await?,
     };
     for index in &indexes {
         let plain = index.starts_with("http://") || index.starts_with("https://");
@@ -60,6 +66,31 @@ pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
     let written = robots::write(&s3, bucket, key, &indexes).await?;
     println!("{object}: {}", if written { "written" } else { "names them already" });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The addresses of the indexes of every sitemap of the site whose settings are at `path`.
+async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut indexes = Vec::new();
+    for sitemap in site::parse_local(&path.display().to_string(), &text)? {
+        let manifest = match (&args.out, &args.state_bucket) {
+            (Some(out), _) => {
+                let directory = Directory::open(&out.join(keys::sitemap_dir(&sitemap.name)))?;
+                Some(directory.manifest(sitemap.base.as_str())?)
+            }
+            (None, Some(bucket)) => {
+                let site = path.file_stem().unwrap_or_default().to_string_lossy();
+                let s3 = clients::s3(&clients::config(None).await);
+                refresh::committed(&s3, bucket, &keys::sitemap(&site, &sitemap.name)).await?
+            }
+            (None, None) => None,
+        };
+        // The first one is there from the first run on.
+        let numbers = manifest.map(|manifest| manifest.indexes()).filter(|numbers| !numbers.is_empty());
+        let numbers = numbers.unwrap_or_else(|| BTreeSet::from([1]));
+        indexes.extend(numbers.into_iter().map(|number| format!("{}/{}", sitemap.files_url, keys::index_file(number))));
+    }
+    Ok(indexes)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
