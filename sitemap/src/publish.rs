@@ -10,7 +10,7 @@
 //! 5. after a grace period, files that no index names any more are removed, and indexes that are left without a shard.
 //!
 //! Which index names what is read from the indexes themselves, not from memory, so this holds after a run that was killed
-//! anywhere, too ([`Indexes`] knows who names what). The lease is renewed before the first file, before every index and
+//! anywhere, too. The lease is renewed before the first file, before every index and
 //! before files are removed, so that a run that lost it stops; what slips through between renewal and write, the place's own
 //! conditions catch. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
 //! killed run leaves is then known to the next one, which takes it over or clears it away. Nothing that did not change
