@@ -4,7 +4,6 @@
 //! whatever could break that is refused with the reason and what to use instead.
 
 use crate::arguments::{self, Arg};
-use crate::keys;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -74,6 +73,14 @@ pub struct Reference {
     /// Absolute expiry of the key, in milliseconds since the epoch.
     #[serde(skip)]
     pub expires_at_ms: Option<i64>,
+}
+
+impl Reference {
+    /// The object of the value with this SHA-256: named by its content, so that the same value is one object.
+    #[must_use]
+    pub fn object_of(sha256_hex: &str) -> String {
+        format!("values/{}/{sha256_hex}", sha256_hex.get(..2).unwrap_or_default())
+    }
 }
 
 /// One Redis write command without its key.
@@ -267,7 +274,7 @@ fn reference_fault(reference: &Reference) -> Option<String> {
     if reference.sha256.len() != 64 || !reference.sha256.bytes().all(is_hex) {
         return Some("ref.sha256 is not 64 lower-case hex digits".to_owned());
     }
-    let named = keys::value(&reference.sha256);
+    let named = Reference::object_of(&reference.sha256);
     (reference.object != named).then(|| format!("ref.object is not named by its content: it must be {named}"))
 }
 

@@ -1,5 +1,6 @@
 //! Every name that this crate builds: Redis keys, object keys, function names.
 
+use crate::change::Reference;
 use crate::lane::{Lane, SLOTS, slot as slot_of};
 use crate::position::Position;
 use std::sync::LazyLock;
@@ -110,10 +111,10 @@ pub fn tail(run: &str, lane: Lane) -> String {
 /// Name of the regional function.
 pub const REPLAY_FUNCTION: &str = "tidemark-cache-replay";
 
-/// A value that travels by reference: named by its content, so that the same value is one object.
+/// A value that travels by reference; a change with another name for it is refused.
 #[must_use]
 pub fn value(sha256_hex: &str) -> String {
-    format!("values/{}/{sha256_hex}", sha256_hex.get(..2).unwrap_or_default())
+    Reference::object_of(sha256_hex)
 }
 
 #[cfg(test)]

@@ -53,7 +53,9 @@ fn body() -> impl Strategy<Value = Body<'static>> {
     });
     let reference = ("[a-z]{0,9}", "[a-f0-9]{64}", any::<u64>(), any::<Option<i64>>());
     let reference = reference.prop_map(|(bucket, sha256, bytes, expires_at_ms)| {
-        Body::Reference(Reference { bucket, object: keys::value(&sha256), sha256, bytes, expires_at_ms }.into())
+        Body::Reference(
+            Reference { bucket, object: Reference::object_of(&sha256), sha256, bytes, expires_at_ms }.into(),
+        )
     });
     prop_oneof![9 => commands, 1 => reference]
 }

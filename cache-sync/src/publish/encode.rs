@@ -116,7 +116,6 @@ fn framed_bytes(command: &Command<'_>) -> usize {
 mod tests {
     use super::*;
     use crate::change::{Producer, Reference};
-    use crate::keys;
     use crate::publish::CacheWrite;
     use crate::record::{Content, Data};
     use proptest::prelude::*;
@@ -156,7 +155,7 @@ mod tests {
         let mut changes: Vec<Change<'static>> = (1..).zip(every_write()).map(|(n, write)| change(write, n)).collect();
         let reference = Reference {
             bucket: "b".into(),
-            object: keys::value(&"ab".repeat(32)),
+            object: Reference::object_of(&"ab".repeat(32)),
             sha256: "ab".repeat(32),
             bytes: 7,
             expires_at_ms: Some(9),

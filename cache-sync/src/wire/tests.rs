@@ -1,6 +1,5 @@
 use super::*;
 use crate::change::arbitrary;
-use crate::keys;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -20,7 +19,7 @@ fn messagepack_has_the_same_names_rules_and_reasons_as_json() {
         json!({"v": 2, "cmd": ["DEL", "a"]}),
         json!({"v": 1, "cmd": ["DEL", "a"], "seq": 7}),
         json!({"v": 1, "key": "k", "cmd": ["DEL", "k"]}),
-        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": keys::value(&"ab".repeat(32)), "sha256": "ab".repeat(32), "bytes": 3}}),
+        json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": Reference::object_of(&"ab".repeat(32)), "sha256": "ab".repeat(32), "bytes": 3}}),
         json!({"v": 1, "key": "k", "ref": {"bucket": "b", "object": "elsewhere", "sha256": "ab".repeat(32), "bytes": 3}}),
         json!({"v": 1, "heartbeat": 3, "at_ms": 7}),
     ] {
