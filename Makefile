@@ -2,7 +2,7 @@
 # make test    every test, with the servers they need: installs those too
 # make simulate  the cache-sync simulation: SEEDS=10000 seeds from SEED=0 on; SEEDS=1 SEED=n runs one again
 # make scale   a sitemap of PAGES=20000000 made-up pages in PARTS=4 parts on the local cloud; tells what each part took
-# make check   format, lints, documentation, licences, Terraform
+# make check   format, lints, fuzz targets, documentation, licences, Terraform
 # make bench   benchmarks, one JSON object a line (ONLY=replay runs a part)
 # make fuzz    the decoders on made-up input, FUZZ_SECONDS=60 for each target; needs cargo-fuzz
 #
@@ -43,9 +43,11 @@ simulate: prerequisites
 scale: build
 	@exec $(TARGET)/release/scale $(or $(PAGES),20000000) $(or $(PARTS),4)
 
+# The fuzz targets compile the decoders without their crate, and nobody else does.
 check: prerequisites
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	cd fuzz && $(CARGO) check --locked --quiet
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 	@for part in licences terraform; do \
 	  if [ -x .ci/$$part ]; then .ci/$$part || exit 1; \
