@@ -9,9 +9,8 @@
 //! - A shard that is nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
 
 use crate::manifest::Shard;
-use crate::publish::IndexLimits;
 use crate::row::{Namespaces, Row};
-use crate::xml::{BYTES_MAX, NEWS_MAX, URLS_MAX, frame_bytes};
+use crate::xml::{BYTES_MAX, NEWS_MAX, SHARDS_MAX, URLS_MAX, frame_bytes};
 use twox_hash::XxHash3_128;
 
 /// A shard with less than one part in this many of the target is nearly empty.
@@ -43,6 +42,21 @@ impl Default for Limits {
             news_max: NEWS_MAX,
             index: IndexLimits::default(),
         }
+    }
+}
+
+/// How much an index may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexLimits {
+    /// Shards that it may name.
+    pub shards_max: usize,
+    /// Bytes that it may have; long addresses meet this first.
+    pub bytes_max: u64,
+}
+
+impl Default for IndexLimits {
+    fn default() -> Self {
+        Self { shards_max: SHARDS_MAX, bytes_max: BYTES_MAX }
     }
 }
 

@@ -46,4 +46,4 @@ pub mod tell;
 pub mod web;
 pub mod xml;
 
-pub use cut::Limits;
+pub use cut::{IndexLimits, Limits};

@@ -14,14 +14,14 @@ use crate::input::{self, Attempt, Found, Input, InputError};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::place::bucket::Bucket;
-use crate::refresh::{Committed, Pass, RefreshError, Run, Surroundings, salt};
+use crate::refresh::{self, Pass, RefreshError, Run, Surroundings, salt};
 use crate::site::Site;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
-use tidemark_runtime::state::{Document, StateStore};
+use tidemark_runtime::state::StateStore;
 use twox_hash::XxHash3_128;
 
 /// The version of a plan's form.
@@ -225,9 +225,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         return Err(PlanError::Parts(run.site.to_owned()).into());
     }
     let began_ms = around.clock.now_ms();
-    let store = StateStore::new(around.s3.clone(), &around.state_bucket);
-    let state: Option<Document<Committed>> = store.load(&keys::state(run.site)).await?.map(|found| found.value);
-    let state = state.map(|document| document.state).unwrap_or_default();
+    let state = refresh::state(&StateStore::new(around.s3.clone(), &around.state_bucket), run.site).await?;
     let previous = match &state.manifest {
         Some(key) => around.manifest_at(key).await?,
         None => Manifest::empty(site.sitemap.base.as_str()),

@@ -18,9 +18,8 @@
 
 mod indexes;
 
-pub use indexes::IndexLimits;
-
 use crate::build::Built;
+use crate::cut::IndexLimits;
 use crate::keys;
 use crate::manifest::{Manifest, Retired};
 use indexes::Indexes;
@@ -115,9 +114,7 @@ impl Published {
     pub fn touched(&self) -> bool {
         !(self.indexes_written.is_empty() && self.files_new.is_empty() && self.files_rewritten.is_empty())
     }
-}
 
-impl Published {
     fn tell_indexes(&mut self, indexes: &Indexes<'_>, manifest: &Manifest, previous: &Manifest) {
         let (before, after) = (previous.indexes(), manifest.indexes());
         self.indexes_written = indexes.written();

@@ -10,6 +10,7 @@
 
 mod surroundings;
 
+pub(crate) use surroundings::state;
 pub use surroundings::{Surroundings, committed};
 
 use crate::athena::{Fetch, ParameterError, Statement};

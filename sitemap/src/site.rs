@@ -5,7 +5,7 @@
 
 use crate::athena;
 use crate::build::{DROP_PERCENT_MAX, Options, Packing};
-use crate::cut::Limits;
+use crate::cut::{IndexLimits, Limits};
 use crate::engine::Engine;
 use crate::indexnow;
 use crate::input::{self, Source};
@@ -13,7 +13,6 @@ use crate::keys;
 use crate::loc::BaseUrl;
 use crate::pages::{self, Policy};
 use crate::parts;
-use crate::publish::IndexLimits;
 use crate::report::KINDS_MAX;
 use crate::select::Select;
 use jiff::tz::TimeZone;

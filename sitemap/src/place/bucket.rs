@@ -198,9 +198,7 @@ impl Bucket {
             Err(error) => Err(failed("looking at", file, &error)),
         }
     }
-}
 
-impl Bucket {
     /// The index called `file`, where it still is what this run saw when it began: on that rests what it decided.
     async fn index(&self, file: &str) -> Result<Vec<u8>, PlaceError> {
         let answer = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).send().await;

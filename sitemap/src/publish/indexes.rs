@@ -1,9 +1,10 @@
 //! Which index names which shard, where shards are too many for one.
 //!
 //! Promises: a shard that an index names stays in that index; a new one goes into the index in which its pages were (or,
-//! past the last, its neighbour is), else into the first one that has room, else into a new one. No index ever names more than it may, what goes and what comes together:
-//! what counts is what it names at the place, so also what a killed run left there. A run that is repeated after a kill
-//! assigns like one that was not killed: what was written is found named, and took the same room in both.
+//! past the last, its neighbour is), else into the first one that has room, else into a new one. No index ever names more
+//! than it may, what goes and what comes together: what counts is what it names at the place, so also what a killed run
+//! left there. A run that is repeated after a kill assigns like one that was not killed: what was written is found named,
+//! and took the same room in both.
 
 use super::{Lease, Manner, Place, PlaceError};
 use crate::keys;
@@ -11,21 +12,6 @@ use crate::manifest::{Manifest, Shard};
 use crate::xml::{self, Entry};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::iter;
-
-/// How much an index may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexLimits {
-    /// Shards that it may name.
-    pub shards_max: usize,
-    /// Bytes that it may have; long addresses meet this first.
-    pub bytes_max: u64,
-}
-
-impl Default for IndexLimits {
-    fn default() -> Self {
-        Self { shards_max: xml::SHARDS_MAX, bytes_max: xml::BYTES_MAX }
-    }
-}
 
 /// An index at the place.
 #[derive(Debug, Default)]

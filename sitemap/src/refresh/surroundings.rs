@@ -10,9 +10,10 @@ use crate::parts::StartPart;
 use crate::site::{self, Site};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use tidemark_runtime::clock::Clock;
-use tidemark_runtime::state::{Document, Held, StateStore};
+use tidemark_runtime::state::{Document, Held, StateError, StateStore};
 
 /// The committed manifest of the sitemap `name`, by [`keys::sitemap`]; nothing before its first run.
 ///
@@ -24,9 +25,16 @@ pub async fn committed(
     name: &str,
 ) -> Result<Option<Manifest>, RefreshError> {
     let store = StateStore::new(s3.clone(), state_bucket);
-    let state = store.load::<Document<Committed>>(&keys::state(name)).await?;
-    let Some(key) = state.and_then(|found| found.value.state.manifest) else { return Ok(None) };
-    Ok(store.load::<Manifest>(&key).await?.map(|found| found.value))
+    let Some(key) = state(&store, name).await?.manifest else { return Ok(None) };
+    let Some(found) = store.load::<Box<RawValue>>(&key).await? else { return Ok(None) };
+    let manifest = Manifest::from_json(found.value.get().as_bytes());
+    manifest.map(Some).map_err(|source| RefreshError::Manifest { key, source })
+}
+
+/// What is committed of the sitemap `name`, as it stands at this moment: nobody holds its lease for that.
+pub(crate) async fn state(store: &StateStore, name: &str) -> Result<Committed, StateError> {
+    let found = store.load::<Document<Committed>>(&keys::state(name)).await?;
+    Ok(found.map(|found| found.value.state).unwrap_or_default())
 }
 
 /// What a refresh needs from outside.

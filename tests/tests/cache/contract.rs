@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 use tidemark_cache_sync::lane::{Lane, slot};
@@ -64,7 +63,7 @@ async fn every_promise(server: Server) {
 }
 
 /// What the region's data lies in.
-enum Server {
+pub(super) enum Server {
     One(RedisServer),
     Cluster(Box<RedisCluster>),
 }
@@ -76,8 +75,8 @@ impl Server {
 }
 
 /// A region on some server.
-struct Place {
-    server: Server,
+pub(super) struct Place {
+    pub(super) server: Server,
     clients: RegionClients,
     bucket: String,
     scope: &'static str,
@@ -85,7 +84,7 @@ struct Place {
 }
 
 impl Place {
-    async fn new(cloud: &LocalCloud, server: Server, scope: &'static str) -> Self {
+    pub(super) async fn new(cloud: &LocalCloud, server: Server, scope: &'static str) -> Self {
         let (clients, bucket) = bucket(cloud, HUB).await;
         let region = invocation(&server, &bucket, scope, &clients);
         Self { server, clients, bucket, scope, region }
@@ -147,7 +146,7 @@ impl Place {
     }
 
     /// Empties the region and makes every lane ready again, as the first batches of a new stream do.
-    async fn begin(&self, stream: &mut Stream) -> Vec<Record> {
+    pub(super) async fn begin(&self, stream: &mut Stream) -> Vec<Record> {
         self.run_everywhere(&["FLUSHALL"]).await;
         let beats: Vec<Record> =
             lanes().all().map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 1, "at_ms": 1}))).collect();
@@ -155,7 +154,7 @@ impl Place {
         beats
     }
 
-    async fn assert_is(&self, records: &[Record], what: &str) {
+    pub(super) async fn assert_is(&self, records: &[Record], what: &str) {
         let mut found = self.keys().await;
         let wanted = model(records, Clock::system().now_ms());
         for (key, content) in &mut found {
@@ -222,7 +221,7 @@ async fn deliver(region: &Region, history: &[Record], batch: &[Record]) -> Resul
 }
 
 /// Delivers a batch until it is taken, as the mapping does; a cluster that is not whole is waited for.
-async fn deliver_until_taken(place: &Place, history: &[Record], batch: &[Record]) {
+pub(super) async fn deliver_until_taken(place: &Place, history: &[Record], batch: &[Record]) {
     let until = Instant::now() + TAKEN_WITHIN;
     while let Err(error) = deliver(&place.region, history, batch).await {
         assert!(Instant::now() < until, "not taken within {TAKEN_WITHIN:?}: {error}");
@@ -232,7 +231,7 @@ async fn deliver_until_taken(place: &Place, history: &[Record], batch: &[Record]
     }
 }
 
-fn random_records(random: &mut Random, stream: &mut Stream, count: usize) -> Vec<Record> {
+pub(super) fn random_records(random: &mut Random, stream: &mut Stream, count: usize) -> Vec<Record> {
     let one = |_| {
         let key = format!("k{}", random.below(KEYS));
         let now_ms = Clock::system().now_ms();
@@ -557,60 +556,4 @@ async fn a_policy_that_may_evict_lane_records_is_refused(place: &Place) {
     assert!(error.contains("may evict lane records"), "{error}");
     place.run_everywhere(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]).await;
     place.another().answer(&request).await.unwrap();
-}
-
-/// What a cluster goes through while changes keep coming.
-async fn under_load(place: &Place, stream: &mut Stream, seed: u64, trouble: impl AsyncFn(&RedisCluster)) {
-    let Server::Cluster(cluster) = &place.server else { panic!("a cluster is needed") };
-    let mut random = Random::new(seed);
-    let mut records = place.begin(stream).await;
-    let over = AtomicBool::new(false);
-    let load = async {
-        let mut rounds = 0;
-        // At least some records come while all is well again.
-        while !over.load(Ordering::Relaxed) || rounds < 3 {
-            rounds += usize::from(over.load(Ordering::Relaxed));
-            let batch = random_records(&mut random, stream, 20);
-            records.extend_from_slice(&batch);
-            deliver_until_taken(place, &records, &batch).await;
-        }
-    };
-    let trouble = async {
-        trouble(cluster).await;
-        over.store(true, Ordering::Relaxed);
-    };
-    tokio::join!(load, trouble);
-    // What only the trouble's last write lost shows at the next heartbeat.
-    let beats: Vec<Record> =
-        lanes().all().map(|lane| stream.record(lane, &json!({"v": 1, "heartbeat": 2, "at_ms": 1}))).collect();
-    records.extend_from_slice(&beats);
-    deliver_until_taken(place, &records, &beats).await;
-    eprintln!("seed {seed}: {} records", records.len());
-    place.assert_is(&records, &format!("seed {seed}")).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_fails_over_and_moves_slots_under_load_loses_nothing() {
-    let cloud = cloud();
-    let place = Place::new(&cloud, Server::Cluster(Box::new(RedisCluster::start().unwrap())), "*").await;
-    let mut stream = new_stream();
-    under_load(&place, &mut stream, 1, async |cluster: &RedisCluster| {
-        cluster.failover(slot(b"k1")).await.unwrap();
-    })
-    .await;
-    under_load(&place, &mut stream, 2, async |cluster: &RedisCluster| {
-        let (dead, _) = cluster.kill_master(slot(b"k2")).await.unwrap();
-        cluster.restart(dead).await.unwrap();
-    })
-    .await;
-    under_load(&place, &mut stream, 3, async |cluster: &RedisCluster| {
-        // The slots of some keys, and what lies around them, to another master.
-        for key in ["k3", "k4", "k5"] {
-            let from = slot(key.as_bytes());
-            let masters = cluster.masters().await.unwrap();
-            let to = masters.iter().find(|master| !master.serves(from)).unwrap().port;
-            cluster.migrate(from.saturating_sub(50)..=(from + 50).min(16_383), to).await.unwrap();
-        }
-    })
-    .await;
 }

@@ -159,6 +159,33 @@ fn a_run_that_lost_its_lease_harms_nothing_whatever_the_order_of_merges() {
     race(&first, &merged, &with(&first, &[(1, 1), (2, 1), (3, 1)]));
 }
 
+/// A run that is overtaken before it publishes finds out when it renews its lease, and not by what others wrote.
+#[test]
+fn a_run_whose_lease_is_not_renewed_writes_nothing_more() {
+    let first = two_shards();
+    let before = World::new(RULES, false);
+    before.run(&Job::new("first", &first));
+    let mut race = Race::begin(&before, &[Job::new("one", &with(&first, &[(10, 5)]))]);
+    let mut leases = 0;
+    while race.waiting() == [0] {
+        leases += usize::from(race.world.store.peek(0).starts_with("PUT state/sitemaps/shop/state.json"));
+        // The first is the taking.
+        if leases == 2 {
+            break;
+        }
+        race.step(0);
+    }
+    // The other run edits another shard, so that no file of the first one's stands in its way.
+    race.world.run(&Job::new("other", &with(&first, &[(60, 6)])).later(AFTER_LEASE_MS));
+    let written = race.world.store.objects().public_writes.len();
+    while race.waiting() == [0] {
+        race.step(0);
+    }
+    let Some(Err(error)) = &race.runs[0].outcome else { panic!("it went through") };
+    assert!(error.to_string().contains("renewing the lease"), "{error}");
+    assert_eq!(race.world.store.objects().public_writes.len(), written);
+}
+
 #[test]
 fn a_run_by_plan_and_one_without_harm_nothing_whatever_their_order() {
     let first = two_shards();

@@ -7,12 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 use tidemark_local::{CloudOptions, HUB, LocalCloud, clone_root, sdk_config};
 use tidemark_runtime::clock::Clock;
+use tidemark_sitemap::IndexLimits;
 use tidemark_sitemap::build::{self, Options, Standing};
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::bucket::Bucket;
-use tidemark_sitemap::publish::{self, IndexLimits, Locked, Manner};
+use tidemark_sitemap::publish::{self, Locked, Manner};
 use tidemark_sitemap::site::Target;
 
 const PAGES: usize = 3_000;
