@@ -203,10 +203,9 @@ impl World {
     pub(crate) fn run(&self, job: &Job) -> usize {
         let mut running = self.start(0, job);
         let mut calls = 0;
-        while let Some(call) = running.next_call(&self.store) {
+        while running.advance(&self.store) {
             calls += 1;
-            let answer = self.store.perform(&call.request);
-            call.answer(answer);
+            running.step(&self.store);
         }
         if let Some(Err(error)) = running.outcome {
             panic!("run {} of {}: {error:?}", job.attempt, job.id);
@@ -318,6 +317,15 @@ impl Running {
     pub(crate) fn next_call(&mut self, store: &Store) -> Option<Call> {
         self.advance(store);
         store.next(self.actor)
+    }
+
+    /// Has the call that waits done, and gives what was answered.
+    pub(crate) fn step(&mut self, store: &Store) -> String {
+        let call = self.next_call(store).expect("a call that waits");
+        let answer = store.perform(&call.request);
+        let answered = format!("{answer:?}");
+        call.answer(answer);
+        answered
     }
 
     /// Goes on until a call waits, or until the end; false at the end.
