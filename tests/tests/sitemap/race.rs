@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 use tidemark_runtime::state::{Held, StateStore};
 use tidemark_tests::random::Random;
 
-const RULES: Rules = Rules { target: 4, max: 6, grace_hours: 0, per_index: 50_000 };
+/// A split takes a second index.
+const RULES: Rules = Rules { target: 4, max: 6, grace_hours: 0, per_index: 2 };
 /// Turns of two that take one lease, after which the order no longer branches.
 const TAKING_CALLS_MAX: u32 = 10;
 
