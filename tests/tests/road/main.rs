@@ -368,7 +368,7 @@ async fn a_schedule_publishes_the_sitemap() -> Result<()> {
     run.map_err(|error| road.explain(error.into()))?;
     let committed = tidemark_sitemap::refresh::committed(&hub.clients.s3, &hub.bucket, "shop").await?;
     let committed = committed.context("nothing is committed")?;
-    assert_eq!((committed.urls(), committed.indexes().len()), (2_502, 1));
+    assert_eq!((committed.urls(), committed.indexes().len()), (2_503, 1));
     let index = hub.clients.s3.get_object().bucket(SITEMAP_BUCKET).key("sitemap-index.xml").send().await?;
     let index = String::from_utf8(index.body.collect().await?.to_vec())?;
     let shard = index.split("<loc>https://shop.example/").nth(1).and_then(|rest| rest.split('<').next());
