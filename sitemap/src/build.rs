@@ -495,7 +495,7 @@ impl Assembly<'_> {
         let strays = self.strays.iter().map(|stray| stray.file.as_str());
         let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
         let known: HashSet<String> = retired.iter().map(|old| old.file.clone()).collect();
-        let going = gone.map(|shard| shard.file.clone()).chain(strays.iter().cloned());
+        let going = gone.map(|shard| &shard.file).chain(&previous.outgoing).chain(&strays).cloned();
         let since_ms = options.changed_ms;
         retired.extend(going.filter(|file| !known.contains(file)).map(|file| Retired { file, since_ms }));
         // A name that goes is never given anew: it would stand in the manifest twice.
@@ -513,6 +513,7 @@ impl Assembly<'_> {
             next_number,
             shards,
             retired,
+            outgoing: Vec::new(),
             kinds,
             accepted,
         };

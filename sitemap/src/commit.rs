@@ -123,7 +123,7 @@ impl Ending<'_> {
     }
 
     /// Writes the manifest under a key of its own and makes it the committed one, unless nothing changed.
-    async fn make_current(
+    pub(crate) async fn make_current(
         &self,
         manifest: Manifest,
         input: Option<String>,

@@ -1,19 +1,26 @@
 //! Takes over a sitemap that something else made: the names of its files and which pages each holds, as far as they can
-//! be kept, so that search engines see the files that they know.
+//! be kept, so that search engines see the files that they know. Where they lie in a bucket, see [`take_over`].
 //!
 //! A file can be kept where its key range (its first to its last address) meets no other file's. What overlaps cannot:
 //! its pages go to the neighbours or to new files, and that is told before anything is written.
 
-use crate::build::{self, BuildError, Options, Packing, Standing, hex};
+mod bucket;
+
+pub use bucket::{FILES_MAX, TakenOver, Takeover, TakeoverError, take_over};
+
+use crate::build::{self, BuildError, Built, Options, Packing, Standing, hex};
 use crate::check;
+use crate::columns::Columns;
 use crate::difference::{Difference, DifferenceError, Page, differences};
 use crate::keys;
 use crate::lastmod;
 use crate::manifest::{Manifest, Shard};
+use crate::pages::Policy;
+use crate::select::Select;
 use crate::web::{Web, WebError};
 use crate::xml;
-use serde::Serialize;
-use std::collections::HashSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -44,6 +51,16 @@ pub enum ImportError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is larger than what can be read in time.
+    #[error("{url} names {files} files: at most {files_max} can be taken over here")]
+    TooMany {
+        /// The index.
+        url: String,
+        /// How many it names.
+        files: usize,
+        /// How many there may be.
+        files_max: usize,
+    },
     /// There is nothing in it.
     #[error("{0} names no page that belongs to the site")]
     Empty(String),
@@ -56,12 +73,45 @@ pub enum ImportError {
 }
 
 /// A sitemap that was read, with its files as they lie on this machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
-    /// Name and path of each file, and when the index says that it changed.
-    files: Vec<(String, PathBuf, String)>,
-    /// What it is called, for messages.
-    name: String,
+    /// The addresses of its indexes, or of its only file, on this machine paths; each with a copy.
+    pub tops: Vec<(String, PathBuf)>,
+    files: Vec<FoundFile>,
+}
+
+/// One of its files.
+#[derive(Clone, Debug)]
+struct FoundFile {
+    /// Its address, as the index names it.
+    url: String,
+    file: String,
+    /// A copy of it.
+    path: PathBuf,
+    /// When the index says that it changed.
+    changed_at: String,
+    /// ETag and version of the object that it is, where it lies in the site's bucket.
+    object: Option<(String, Option<String>)>,
+    /// Why it cannot be kept, where its place tells.
+    problem: Option<String>,
+}
+
+impl FoundFile {
+    fn new(url: &str, path: PathBuf, changed_at: String) -> Self {
+        Self { url: url.to_owned(), file: file_name(url), path, changed_at, object: None, problem: None }
+    }
+
+    /// Whether it has a name that a file of ours can have.
+    fn is_plain(&self) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let free = !self.file.is_empty() && !self.file.starts_with('.') && keys::index_number(&self.file).is_none();
+        free && self.file.bytes().all(plain)
+    }
+
+    /// When it changed, as far as that is told as a time.
+    fn changed(&self) -> Option<&str> {
+        lastmod::instant(self.changed_at.as_bytes()).map(|_| self.changed_at.as_str())
+    }
 }
 
 /// What can be taken over, and what cannot.
@@ -78,13 +128,16 @@ pub struct Import {
     /// The manifest to start from.
     #[serde(skip)]
     pub manifest: Manifest,
+    /// The files that are not kept and hold pages of the site.
+    #[serde(skip)]
+    left: Vec<FoundFile>,
     /// All pages, as a page list.
     #[serde(skip)]
     pages: PathBuf,
 }
 
 /// How the sitemap that was found differs from the one that a page list makes.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Comparison {
     /// Pages in both, with equal lastmod.
     pub same: u64,
@@ -98,26 +151,33 @@ pub struct Comparison {
     pub samples: Vec<String>,
 }
 
-/// Fetches the sitemap at `urls`, its indexes or its one shard, into `work_dir`.
+/// Fetches the sitemap at `urls`, its indexes of at most `files_max` files or its one shard, into `work_dir`.
 ///
 /// # Errors
 /// An [`ImportError`].
-pub async fn fetch(web: &Web, urls: &[String], work_dir: &Path) -> Result<Found, ImportError> {
-    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+pub async fn fetch(web: &Web, urls: &[String], files_max: usize, work_dir: &Path) -> Result<Found, ImportError> {
+    let (mut found, mut seen) = (Found::default(), HashSet::new());
     for (at, url) in urls.iter().enumerate() {
         let top = work_dir.join(format!("index-{at}"));
         download(web, url, &top).await?;
-        let Some(listed) = check::listed(&top).map_err(io_error(&top))? else {
-            files.push((file_name(url), top, String::new()));
-            continue;
-        };
-        for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
-            let path = work_dir.join(format!("{:05}", files.len()));
-            download(web, &loc, &path).await?;
-            files.push((file_name(&loc), path, changed_at));
+        match check::listed(&top).map_err(io_error(&top))? {
+            None => found.files.push(FoundFile::new(url, top.clone(), String::new())),
+            Some(listed) => {
+                let new: Vec<_> = listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())).collect();
+                let files = found.files.len() + new.len();
+                if files > files_max {
+                    return Err(ImportError::TooMany { url: url.clone(), files, files_max });
+                }
+                for (loc, changed_at) in new {
+                    let path = work_dir.join(format!("{:05}", found.files.len()));
+                    download(web, &loc, &path).await?;
+                    found.files.push(FoundFile::new(&loc, path, changed_at));
+                }
+            }
         }
+        found.tops.push((url.clone(), top));
     }
-    Ok(Found { files, name: urls.join(", ") })
+    Ok(found)
 }
 
 async fn download(web: &Web, url: &str, path: &Path) -> Result<(), ImportError> {
@@ -135,19 +195,21 @@ async fn download(web: &Web, url: &str, path: &Path) -> Result<(), ImportError> 
 /// # Errors
 /// Where an index cannot be read.
 pub fn local(indexes: &[PathBuf]) -> Result<Found, ImportError> {
-    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+    let (mut found, mut seen) = (Found::default(), HashSet::new());
     for index in indexes {
-        let Some(listed) = check::listed(index).map_err(io_error(index))? else {
-            files.push((file_name(&index.display().to_string()), index.clone(), String::new()));
-            continue;
-        };
-        for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
-            let file = file_name(&loc);
-            files.push((file.clone(), index.with_file_name(&file), changed_at));
+        let url = index.display().to_string();
+        match check::listed(index).map_err(io_error(index))? {
+            None => found.files.push(FoundFile::new(&url, index.clone(), String::new())),
+            Some(listed) => {
+                for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
+                    let beside = index.with_file_name(file_name(&loc));
+                    found.files.push(FoundFile::new(&loc, beside, changed_at));
+                }
+            }
         }
+        found.tops.push((url, index.clone()));
     }
-    let names: Vec<String> = indexes.iter().map(|index| index.display().to_string()).collect();
-    Ok(Found { files, name: names.join(", ") })
+    Ok(found)
 }
 
 fn file_name(address: &str) -> String {
@@ -157,9 +219,7 @@ fn file_name(address: &str) -> String {
 
 /// One file's key range and counts, as it was found.
 struct Range {
-    file: String,
-    path: PathBuf,
-    changed_at: String,
+    found: FoundFile,
     first: String,
     last: String,
     urls: u32,
@@ -170,16 +230,17 @@ struct Range {
 /// # Errors
 /// An [`ImportError`].
 pub fn read(found: Found, options: &Options, work_dir: &Path) -> Result<Import, ImportError> {
+    let addresses = options.policy.addresses().map_err(BuildError::from)?;
     let pages = work_dir.join("pages.csv");
     let mut out = BufWriter::new(File::create(&pages).map_err(io_error(&pages))?);
     out.write_all(b"loc,lastmod\n").map_err(io_error(&pages))?;
     let (mut ranges, mut urls, mut foreign) = (Vec::new(), 0, 0);
-    for (file, path, changed_at) in found.files {
+    for found in found.files {
         let (mut first, mut last, mut count) = (String::new(), String::new(), 0_u32);
         let mut failed = Ok(());
         let mut take = |loc: &str, lastmod: &str| {
             let mut key = Vec::new();
-            if options.policy.base.resolve(loc.as_bytes(), &mut key).is_err() {
+            if addresses.resolve(loc.as_bytes(), &mut key).is_err() {
                 foreign += 1;
                 return;
             }
@@ -196,43 +257,49 @@ pub fn read(found: Found, options: &Options, work_dir: &Path) -> Result<Import, 
                 last = key;
             }
         };
-        check::pages(&path, &mut take).map_err(io_error(&path))?;
+        check::pages(&found.path, &mut take).map_err(io_error(&found.path))?;
         failed.map_err(io_error(&pages))?;
         urls += u64::from(count);
-        ranges.push(Range { file, path, changed_at, first, last, urls: count });
+        ranges.push(Range { found, first, last, urls: count });
     }
     out.flush().map_err(io_error(&pages))?;
     if urls == 0 {
-        return Err(ImportError::Empty(found.name));
+        return Err(ImportError::Empty(found.tops.into_iter().map(|(url, _)| url).collect::<Vec<_>>().join(", ")));
     }
-    let (kept, not_kept) = sort_out(ranges, options.packing);
-    let manifest = manifest(&kept, options)?;
-    let kept = kept.into_iter().map(|range| range.file).collect();
-    Ok(Import { kept, not_kept, urls, foreign, manifest, pages })
+    let (kept, others) = sort_out(ranges, options.packing);
+    let mut manifest = manifest(&kept, options)?;
+    // New files get numbers that no old name has.
+    let names = kept.iter().chain(others.iter().map(|(range, _)| range)).map(|range| &range.found.file);
+    manifest.next_number = names.map(|file| keys::number_after(file)).fold(manifest.next_number, u64::max);
+    let kept = kept.into_iter().map(|range| range.found.file).collect();
+    let not_kept = others.iter().map(|(range, reason)| (range.found.file.clone(), reason.clone())).collect();
+    let left = others.into_iter().filter(|(range, _)| range.urls > 0).map(|(range, _)| range.found).collect();
+    Ok(Import { kept, not_kept, urls, foreign, manifest, left, pages })
 }
 
 /// Those whose names and ranges can be kept, by key range; and the rest, with the reason.
-fn sort_out(mut ranges: Vec<Range>, packing: Packing) -> (Vec<Range>, Vec<(String, String)>) {
-    ranges.sort_by(|a, b| (&a.first, &a.file).cmp(&(&b.first, &b.file)));
+fn sort_out(mut ranges: Vec<Range>, packing: Packing) -> (Vec<Range>, Vec<(Range, String)>) {
+    ranges.sort_by(|a, b| (&a.first, &a.found.file).cmp(&(&b.first, &b.found.file)));
     let (mut reasons, mut reach) = (vec![None; ranges.len()], None::<usize>);
     for at in 0..ranges.len() {
         let range = &ranges[at];
-        let plain = !range.file.starts_with('.')
-            && range.file.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let Range { found, .. } = range;
         if range.urls == 0 {
             reasons[at] = Some("holds no page of the site".to_owned());
             continue;
-        } else if !plain || range.file.is_empty() || keys::index_number(&range.file).is_some() {
+        } else if !found.is_plain() {
             reasons[at] = Some("has a name that a file of ours cannot have".to_owned());
-        } else if range.file.ends_with(".gz") != (packing == Packing::Gzip) {
+        } else if let Some(problem) = &found.problem {
+            reasons[at] = Some(problem.clone());
+        } else if found.file.ends_with(".gz") != (packing == Packing::Gzip) {
             reasons[at] = Some("is packed otherwise than this site's files are to be".to_owned());
-        } else if ranges[..at].iter().any(|before| before.file == range.file) {
+        } else if ranges[..at].iter().any(|before| before.found.file == found.file) {
             reasons[at] = Some("has the name of another file in another folder".to_owned());
         }
         if let Some(before) = reach.filter(|before| ranges[*before].last >= range.first) {
             let overlap = |other: &str| format!("its pages lie among those of {other}");
-            reasons[at].get_or_insert_with(|| overlap(&ranges[before].file));
-            let file = range.file.clone();
+            reasons[at].get_or_insert_with(|| overlap(&ranges[before].found.file));
+            let file = found.file.clone();
             reasons[before].get_or_insert_with(|| overlap(&file));
         }
         if reach.is_none_or(|before| ranges[before].last < range.last) {
@@ -242,7 +309,7 @@ fn sort_out(mut ranges: Vec<Range>, packing: Packing) -> (Vec<Range>, Vec<(Strin
     let (mut kept, mut not_kept) = (Vec::new(), Vec::new());
     for (range, reason) in ranges.into_iter().zip(reasons) {
         match reason {
-            Some(reason) => not_kept.push((range.file, reason)),
+            Some(reason) => not_kept.push((range, reason)),
             None => kept.push(range),
         }
     }
@@ -254,11 +321,12 @@ fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> 
     let mut manifest = Manifest::empty(options.policy.base.as_str());
     let now = jiff::Timestamp::from_second(options.policy.now_ms.div_euclid(1000)).map(|at| at.to_string());
     for range in kept {
-        let bytes = fs::read(&range.path).map_err(io_error(&range.path))?;
-        let is_time = lastmod::instant(range.changed_at.as_bytes()).is_some();
-        let changed_at = if is_time { range.changed_at.clone() } else { now.clone().unwrap_or_default() };
+        let found = &range.found;
+        let bytes = fs::read(&found.path).map_err(io_error(&found.path))?;
+        let changed_at = found.changed().map_or_else(|| now.clone().unwrap_or_default(), str::to_owned);
+        let (stamp, version) = found.object.clone().unzip();
         manifest.shards.push(Shard {
-            file: range.file.clone(),
+            file: found.file.clone(),
             lower: if manifest.shards.is_empty() { String::new() } else { range.first.clone() },
             last: range.last.clone(),
             urls: range.urls,
@@ -266,14 +334,12 @@ fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> 
             rows_hash: String::new(),
             file_bytes: bytes.len() as u64,
             file_hash: hex(XxHash3_128::oneshot(&bytes)),
-            stamp: None,
-            version: None,
+            stamp,
+            version: version.flatten(),
             changed_at,
             // The first build gives each one its index.
             index: 1,
         });
-        // New files get numbers that no old name has.
-        manifest.next_number = manifest.next_number.max(keys::number_after(&range.file));
     }
     Ok(manifest)
 }
@@ -288,28 +354,52 @@ pub fn compare(
     options: &Options,
     work_dir: &Path,
 ) -> Result<Comparison, ImportError> {
-    let options = Options { packing: Packing::Plain, drop_percent_max: 100, ..options.clone() };
-    let make = |inputs: &[PathBuf], name: &str| {
-        let dir = work_dir.join(name);
-        let standing = Standing { intact: &|_| false, strays: &[] };
-        let empty = Manifest::empty(options.policy.base.as_str());
-        let (built, _) = build::from_files(inputs, &empty, &dir, &options, standing)?;
-        let files: Vec<String> = built.manifest.shards.iter().map(|shard| shard.file.clone()).collect();
-        Ok::<_, BuildError>((dir.join(keys::STAGING_DIR), files))
-    };
-    let (there, old) = make(std::slice::from_ref(&import.pages), "there")?;
-    let (here, new) = make(inputs, "here")?;
+    compare_with(import, &built_anew(inputs, &comparable(options), &work_dir.join("here"))?, options, work_dir)
+}
+
+/// `options` for shards that are only compared.
+fn comparable(options: &Options) -> Options {
+    Options {
+        packing: Packing::Plain,
+        drop_percent_max: 100,
+        kinds_drop_percent_max: BTreeMap::new(),
+        ..options.clone()
+    }
+}
+
+fn built_anew(inputs: &[PathBuf], options: &Options, dir: &Path) -> Result<Built, BuildError> {
+    let standing = Standing { intact: &|_| false, strays: &[] };
+    let empty = Manifest::empty(options.policy.base.as_str());
+    build::from_files(inputs, &empty, dir, options, standing).map(|(built, _)| built)
+}
+
+/// As [`compare`], with what was `built` anew with [`comparable`] options.
+fn compare_with(import: &Import, built: &Built, options: &Options, work_dir: &Path) -> Result<Comparison, ImportError> {
+    // The old pages are a list of ours, and all of them count, whatever a row of the site must be.
+    let policy =
+        Policy { columns: Columns::default(), select: Select::default(), others: Vec::new(), ..options.policy.clone() };
+    let options = Options { policy, ..comparable(options) };
+    let before = built_anew(std::slice::from_ref(&import.pages), &options, &work_dir.join("there"))?;
+    let (old, there) = staged(&before);
+    let (new, here) = staged(built);
     let mut comparison = Comparison::default();
     let mut take = |difference, before: Option<&Page>, after: Option<&Page>| {
         comparison.take(difference, before, after);
         Ok(())
     };
-    let mut read_there = |file: &str| fs::read(there.join(file));
-    let mut read_here = |file: &str| fs::read(here.join(file));
+    let mut read_there = |file: &str| fs::read(there[file]);
+    let mut read_here = |file: &str| fs::read(here[file]);
     differences((&old, &mut read_there), (&new, &mut read_here), &mut take)
         .map_err(|error: DifferenceError<io::Error>| ImportError::Compare(error.to_string()))?;
-    comparison.same = import.urls.saturating_sub(comparison.only_there + comparison.lastmod_differs);
+    let both = before.manifest.urls().saturating_sub(comparison.only_there);
+    comparison.same = both.saturating_sub(comparison.lastmod_differs);
     Ok(comparison)
+}
+
+/// The files that were made, in order, and where each lies.
+fn staged(built: &Built) -> (Vec<String>, HashMap<&str, &Path>) {
+    let files = built.changes.iter().map(|change| change.file.clone()).collect();
+    (files, built.changes.iter().map(|change| (change.file.as_str(), change.staged.as_path())).collect())
 }
 
 impl Comparison {

@@ -42,12 +42,7 @@ impl Settings {
     pub fn check(self, query: Option<athena::Settings>) -> Result<Source, (&'static str, String)> {
         match (self.objects, query) {
             (None, Some(query)) => Ok(Source::Query(query.check()?)),
-            (Some(url), None) => match unload::parse_url(&url) {
-                Ok((bucket, prefix)) if !prefix.is_empty() => {
-                    Ok(Source::Objects { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
-                }
-                _ => Err(("input.objects", format!("is {url:?}: give s3://bucket/list.csv, or s3://bucket/lists/"))),
-            },
+            (Some(url), None) => Source::objects(&url).map_err(|problem| ("input.objects", problem)),
             (Some(_), Some(_)) => Err(("input.objects", "and [query] are both set: keep one".into())),
             (None, None) => Err(("query", "is missing: give [query], or page lists in [input] objects".into())),
         }
@@ -69,6 +64,19 @@ pub enum Source {
 }
 
 impl Source {
+    /// The page lists at `url`, an address of S3.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn objects(url: &str) -> Result<Self, String> {
+        match unload::parse_url(url) {
+            Ok((bucket, prefix)) if !prefix.is_empty() => {
+                Ok(Self::Objects { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+            }
+            _ => Err(format!("is {url:?}: give s3://bucket/list.csv, or s3://bucket/lists/")),
+        }
+    }
+
     /// Whether a query may write files, which have to be removed.
     #[must_use]
     pub fn unloads(&self) -> bool {

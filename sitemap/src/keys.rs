@@ -46,6 +46,18 @@ pub fn number_after(file: &str) -> u64 {
     numbers.max().unwrap_or(0).saturating_add(1)
 }
 
+/// What every file of ours begins with.
+pub const FILE_STEM: &str = "sitemap-";
+
+/// What `file` has in common with others of its kind: all before its first digit, or the whole name.
+#[must_use]
+pub fn stem(file: &str) -> &str {
+    match file.find(|c: char| c.is_ascii_digit()) {
+        Some(0) | None => file,
+        Some(at) => &file[..at],
+    }
+}
+
 /// The index with this number, from 1: the first is [`INDEX`]; more are there only where shards are too many for one.
 #[must_use]
 pub fn index_file(number: u32) -> String {
@@ -230,6 +242,8 @@ mod tests {
         assert_eq!((sitemap("demo", ""), sitemap("demo", "news")), ("demo".into(), "demo.news".into()));
         assert_eq!(state(&sitemap("demo", "news")), "sitemaps/demo.news/state.json");
         assert_eq!([number_after("sitemap-00007.xml.gz"), number_after("news.xml")], [8, 1]);
+        assert_eq!(stem(&shard_file(7)), FILE_STEM);
+        assert_eq!(["p/q-1.xml", "news.xml", "1.xml"].map(stem), ["p/q-", "news.xml", "1.xml"]);
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");
         assert_eq!(unload_attempt("demo", "a/b:c", 3), "athena/unload/demo/a-b-c/0000000003/");
         assert_eq!(plan("demo", "a/b:c"), "athena/plans/demo/a-b-c/plan.json");

@@ -90,6 +90,10 @@ pub struct Manifest {
     pub shards: Vec<Shard>,
     /// Files that wait to be removed.
     pub retired: Vec<Retired>,
+    /// Files of a sitemap that was taken over and that could not be kept: the index names them until the next run has
+    /// published their pages and retires them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outgoing: Vec<String>,
     /// How many rows of each kind passed, where the input tells kinds: what the next run's guards begin from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kinds: BTreeMap<String, u64>,
@@ -126,6 +130,7 @@ impl Manifest {
             next_number: 1,
             shards: Vec::new(),
             retired: Vec::new(),
+            outgoing: Vec::new(),
             kinds: BTreeMap::new(),
             accepted: None,
         }
@@ -164,8 +169,21 @@ impl Manifest {
         self.shards.iter().map(|shard| shard.index).chain(first).collect()
     }
 
+    /// Every file that it knows.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let shards = self.shards.iter().map(|shard| &shard.file);
+        let others = self.retired.iter().map(|retired| &retired.file).chain(&self.outgoing);
+        shards.chain(others).map(String::as_str)
+    }
+
+    /// Whether some of its files are another tool's still: what they hold is known by its range alone.
+    #[must_use]
+    pub fn is_imported(&self) -> bool {
+        self.shards.iter().any(|shard| shard.rows_hash.is_empty())
+    }
+
     /// What a shard of these shards' order and ranges must hold true.
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.version != MANIFEST_VERSION {
             return Err(format!("its version is {}, this build knows {MANIFEST_VERSION}", self.version));
         }
@@ -182,8 +200,7 @@ impl Manifest {
             return Err(format!("{} is in the index 0, and indexes count from 1", bad.file));
         }
         let mut names = HashSet::new();
-        let all = self.shards.iter().map(|shard| &shard.file).chain(self.retired.iter().map(|retired| &retired.file));
-        for name in all {
+        for name in self.files() {
             if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
                 return Err(format!("{name:?} is no file name"));
             }
@@ -251,6 +268,7 @@ pub(crate) mod tests {
         assert!(refused(|m| m.shards[1].file = "../b".into()).contains("no file name"));
         assert!(refused(|m| m.shards[1].file = "a".into()).contains("twice"));
         assert!(refused(|m| m.shards[1].index = 0).contains("index 0"));
+        assert!(refused(|m| m.outgoing.push("b".into())).contains("twice"));
         assert!(Manifest::from_json(b"{").unwrap_err().to_string().contains("parse"));
     }
 

@@ -77,6 +77,12 @@ pub enum PlanError {
     /// A run is at work, or was killed.
     #[error("{0} is not as its last run left it (a run is at work, or was killed): run it, then plan")]
     NotWhole(String),
+    /// Its files were taken over, and no run has written them yet.
+    #[error(
+        "the files of {0} are still those of the tool that it was taken over from: `tidemark sitemap import` without \
+         --switch compares them; run it once, then plan"
+    )]
+    Imported(String),
     /// The site is built in parts.
     #[error("{0} is built in parts, and those cannot be planned: set scale.parts to 1 to plan")]
     Parts(String),
@@ -230,7 +236,14 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         Some(key) => around.manifest_at(key).await?,
         None => Manifest::empty(site.sitemap.base.as_str()),
     };
-    let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
+    let bucket = Bucket::open(around.s3.clone(), site.target.clone(), previous.files()).await?;
+    let previous = match &state.manifest {
+        Some(_) => previous,
+        None => bucket.beginning(site.sitemap.base.as_str(), &state.intent),
+    };
+    if previous.is_imported() {
+        return Err(PlanError::Imported(run.site.to_owned()).into());
+    }
     if !state.intent.is_empty() || !previous.shards.iter().all(|shard| bucket.is_intact(shard)) {
         return Err(PlanError::NotWhole(run.site.to_owned()).into());
     }

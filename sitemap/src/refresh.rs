@@ -17,6 +17,7 @@ use crate::athena::{Fetch, ParameterError, Statement};
 use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
 use crate::commit::{Ended, Ending, LEASE_MS, let_go};
 use crate::guard::Accepted;
+use crate::import::TakeoverError;
 use crate::input::{Attempt, Input, InputError, ReadError, Source};
 use crate::invalidate::Invalidated;
 use crate::keys;
@@ -209,6 +210,9 @@ pub enum RefreshError {
     /// Publishing failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// A sitemap cannot be taken over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// There is no way back.
     #[error(transparent)]
     Rollback(#[from] RollbackError),
@@ -302,7 +306,8 @@ async fn under_lease(
     let run = Run { parameters: plan.as_ref().map_or(run.parameters, |plan| &plan.parameters), ..run };
     let previous = around.manifest(held, site).await?;
     let statement = around.statement(run, site).await?;
-    let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
+    let files = previous.files().chain(held.document.state.intent.iter().map(String::as_str));
+    let bucket = Bucket::open(around.s3.clone(), site.target.clone(), files).await?;
     let ending = Ending {
         around,
         name: run.site,
@@ -313,7 +318,10 @@ async fn under_lease(
         began_ms,
         hold: false,
     };
-    let previous = mended(&ending, previous, held).await?;
+    let previous = match held.document.state.manifest {
+        Some(_) => mended(&ending, previous, held).await?,
+        None => bucket.beginning(site.sitemap.base.as_str(), &held.document.state.intent),
+    };
     let whole = held.document.state.intent.is_empty() && previous.shards.iter().all(|shard| bucket.is_intact(shard));
     let known = held.document.state.input.clone().filter(|_| whole);
     let Run { query_longest: longest, work_dir, .. } = run;

@@ -61,6 +61,17 @@ pub enum RollbackError {
         /// How many there are.
         total: usize,
     },
+    /// It is an import, of which not every file was kept.
+    #[error(
+        "{run} took over another tool's sitemap, and {files} of its files went with the run after it: pages of theirs \
+         would be in no sitemap"
+    )]
+    Import {
+        /// The import.
+        run: String,
+        /// How many files.
+        files: usize,
+    },
     /// Pages would move between two files that both stay, and could be missed meanwhile.
     #[error("between the run {run} and now pages moved twice, among others in {file}: roll back to {first} first")]
     TooFar {
@@ -132,7 +143,8 @@ pub async fn rollback(around: &Surroundings, run: Rollback<'_>) -> Result<Rolled
     let run = Rollback { site: &name, ..run };
     let mut held = around.lease(run.site, run.id).await?;
     let outcome = async {
-        let bucket = Bucket::open(around.s3.clone(), site.target.clone()).await?;
+        let current = around.manifest(&held, &site).await?;
+        let bucket = Bucket::open(around.s3.clone(), site.target.clone(), current.files()).await?;
         let ending = Ending {
             around,
             name: run.site,
@@ -143,7 +155,7 @@ pub async fn rollback(around: &Surroundings, run: Rollback<'_>) -> Result<Rolled
             began_ms: around.clock.now_ms(),
             hold: run.hold,
         };
-        under_lease(&ending, run, &mut held).await
+        under_lease(&ending, run, current, &mut held).await
     };
     let outcome = outcome.await;
     let_go(held, run.site, outcome).await
@@ -169,9 +181,9 @@ pub async fn release(
 async fn under_lease(
     ending: &Ending<'_>,
     run: Rollback<'_>,
+    mut current: Manifest,
     held: &mut Held<Committed>,
 ) -> Result<RolledBack, RefreshError> {
-    let mut current = ending.around.manifest(held, ending.site).await?;
     if current.run == run.id
         && let Some(restores) = &current.restores
     {
@@ -233,6 +245,10 @@ async fn goal(around: &Surroundings, run: Rollback<'_>, current: &Manifest) -> R
         let manifest = around.manifest_at(&key).await?;
         let exchange = exchange(current, &manifest);
         if run.to.is_none_or(|to| to == manifest.run) {
+            if !manifest.outgoing.is_empty() {
+                let (run, files) = (manifest.run, manifest.outgoing.len());
+                return Err(RollbackError::Import { run, files }.into());
+            }
             return match (exchange, safe) {
                 (Some(file), Some(first)) => Err(RollbackError::TooFar { run: manifest.run, file, first }.into()),
                 _ => Ok(manifest),

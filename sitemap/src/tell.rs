@@ -13,6 +13,9 @@ use serde::Serialize;
 use std::path::Path;
 use tidemark_runtime::clock::Clock;
 
+/// Why the first run after an import tells nothing.
+const IMPORTED: &str = "the files before were another tool's, so which pages this run changed is not known";
+
 /// What became of the changes of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Told {
@@ -47,6 +50,9 @@ impl Teller<'_> {
     /// Stores what `built` changes, where the `site` wants it told. Call it before anything is published.
     pub async fn gather(&self, site: &Site, built: &Built, work_dir: &Path) -> Option<Told> {
         let settings = site.indexnow.as_ref()?;
+        if built.previous.is_imported() {
+            return Some(Told { problem: Some(IMPORTED.to_owned()), ..Told::default() });
+        }
         let run = (self.token, self.run);
         match indexnow::gather(&self.waiting(), settings, &site.target, built, work_dir, run).await {
             Ok(gathered) => Some(Told { gathered, ..Told::default() }),

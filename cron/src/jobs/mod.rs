@@ -3,6 +3,7 @@
 pub mod heartbeat;
 pub mod resync;
 pub mod sitemap;
+pub mod sitemap_import;
 pub mod sitemap_part;
 pub mod sitemap_plan;
 pub mod sitemap_rollback;
@@ -32,6 +33,8 @@ pub enum Job {
     Resync,
     /// Brings the sitemaps of a site up to date.
     Sitemap,
+    /// Compares another tool's sitemap with a site's rows, and takes it over.
+    SitemapImport,
     /// Builds one part of a sitemap; started by the sitemap job.
     SitemapPart,
     /// Says what the sitemap job would do, and pins that.
@@ -41,11 +44,12 @@ pub enum Job {
 }
 
 /// Every job.
-pub const JOBS: [Job; 7] = [
+pub const JOBS: [Job; 8] = [
     Job::Heartbeat,
     Job::Snapshot,
     Job::Resync,
     Job::Sitemap,
+    Job::SitemapImport,
     Job::SitemapPart,
     Job::SitemapPlan,
     Job::SitemapRollback,
@@ -60,6 +64,7 @@ impl Job {
             Job::Snapshot => "snapshot",
             Job::Resync => "resync",
             Job::Sitemap => "sitemap",
+            Job::SitemapImport => "sitemap_import",
             Job::SitemapPart => "sitemap_part",
             Job::SitemapPlan => "sitemap_plan",
             Job::SitemapRollback => "sitemap_rollback",
@@ -82,7 +87,9 @@ impl Job {
         let part = match self {
             Job::Heartbeat => None,
             Job::Snapshot | Job::Resync => args["region"].as_str(),
-            Job::Sitemap | Job::SitemapPart | Job::SitemapPlan | Job::SitemapRollback => args["site"].as_str(),
+            Job::Sitemap | Job::SitemapImport | Job::SitemapPart | Job::SitemapPlan | Job::SitemapRollback => {
+                args["site"].as_str()
+            }
         };
         let part: String = part.unwrap_or("").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
         if part.is_empty() { self.name().to_owned() } else { format!("{}-{part}{number}", self.name()) }
@@ -111,6 +118,11 @@ impl Job {
                 let (run, left) = (context.run.as_str(), context.time_left());
                 let refreshed = sitemap::run(&around, &context.args, run, left).await?;
                 Ok(Part::Done(json!({ "sitemaps": refreshed })))
+            }
+            Job::SitemapImport => {
+                let around = context.cron.sitemap_surroundings();
+                let (run, left) = (context.run.as_str(), context.time_left());
+                Ok(Part::Done(serde_json::to_value(sitemap_import::run(&around, &context.args, run, left).await?)?))
             }
             Job::SitemapPart => {
                 sitemap_part::run(&context.cron.sitemap_surroundings(), &context.args).await?;

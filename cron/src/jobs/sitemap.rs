@@ -6,10 +6,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use tidemark_sitemap::import::ImportError;
 use tidemark_sitemap::refresh::{self, RefreshError, Refreshed, Run, Surroundings};
 
 /// Part of the remaining time that the query may take; the rest is for the pass and for publishing.
-const QUERY_SHARE: f64 = 0.6;
+pub(super) const QUERY_SHARE: f64 = 0.6;
 
 /// The job's arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -33,8 +34,7 @@ pub struct Args {
 impl Args {
     /// Values of the query's named parameters, as text.
     pub(super) fn parameters(&self) -> BTreeMap<String, String> {
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        self.parameters.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+        as_text(&self.parameters)
     }
 
     /// The run `id` that they ask for, within `time_left`.
@@ -58,6 +58,12 @@ impl Args {
     }
 }
 
+/// Values of parameters as text.
+pub(super) fn as_text(parameters: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    parameters.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+}
+
 /// Why the job did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum SitemapError {
@@ -67,6 +73,9 @@ pub enum SitemapError {
     /// There is no room for working files.
     #[error("no directory for working files can be made")]
     WorkDir(#[from] std::io::Error),
+    /// The sitemap to take over cannot be fetched.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The refresh failed.
     #[error(transparent)]
     Refresh(#[from] RefreshError),

@@ -64,7 +64,7 @@ async fn work_on(
         .ok_or_else(|| PartsError::Object { key: plan_key.to_owned(), problem: format!("it has no part {part}") })?;
     let lower = part.checked_sub(1).map(|before| plan.lowers[before].as_str());
     let upper = plan.lowers.get(part).map(String::as_str);
-    let bucket = Bucket::open(reach.s3.clone(), site.target.clone()).await?;
+    let bucket = Bucket::open(reach.s3.clone(), site.target.clone(), previous.files()).await?;
     let input = Input::of_files(input::download(reach.s3, objects, work_dir).await?);
     // The whole is held against the guards; a part only counts.
     let mut options = Options { drop_percent_max: 100, ..site.sitemap.options(&plan.run, plan.now_ms) };

@@ -7,7 +7,7 @@
 
 use crate::build::Stray;
 use crate::keys;
-use crate::manifest::Shard;
+use crate::manifest::{Manifest, Shard};
 use crate::publish::{Place, PlaceError};
 use crate::site::Target;
 use aws_sdk_s3::Client;
@@ -32,6 +32,19 @@ pub struct Bucket {
     seen: Mutex<HashMap<String, Seen>>,
 }
 
+/// A file with what the bucket says of it.
+#[derive(Clone, Debug)]
+pub struct Current {
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    /// Its ETag.
+    pub etag: String,
+    /// Its version, where the bucket keeps versions.
+    pub version: Option<String>,
+    /// When it was written, in milliseconds since the epoch.
+    pub modified_ms: Option<i64>,
+}
+
 /// An object as this run saw or wrote it.
 #[derive(Clone, Debug)]
 struct Seen {
@@ -41,29 +54,64 @@ struct Seen {
 }
 
 impl Bucket {
-    /// Looks at what lies under the target's prefix.
+    /// Looks at what lies under the target's prefix and is called like a file of ours, or like one of `files`, whose names
+    /// another tool may have given.
     ///
     /// # Errors
     /// Where it cannot be listed.
-    pub async fn open(s3: Client, target: Target) -> Result<Self, PlaceError> {
+    pub async fn open<'f>(
+        s3: Client,
+        target: Target,
+        files: impl IntoIterator<Item = &'f str>,
+    ) -> Result<Self, PlaceError> {
         let mut seen = HashMap::new();
-        let mut pages = s3
-            .list_objects_v2()
-            .bucket(&target.bucket)
-            .prefix(format!("{}sitemap-", target.prefix))
-            .into_paginator()
-            .send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| failed("listing", &target.prefix, &error))?;
-            for object in page.contents.unwrap_or_default() {
-                if let (Some(key), Some(etag)) = (object.key, object.e_tag)
-                    && let Some(file) = key.strip_prefix(&target.prefix)
-                {
-                    seen.insert(file.to_owned(), Seen { etag, version: None });
+        for stem in stems(files) {
+            let list = s3.list_objects_v2().bucket(&target.bucket).prefix(format!("{}{stem}", target.prefix));
+            // What lies deeper may be a whole website.
+            let mut pages = list.delimiter("/").into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| failed("listing", &target.prefix, &error))?;
+                for object in page.contents.unwrap_or_default() {
+                    if let (Some(key), Some(etag)) = (object.key, object.e_tag)
+                        && let Some(file) = key.strip_prefix(&target.prefix)
+                    {
+                        seen.insert(file.to_owned(), Seen { etag, version: None });
+                    }
                 }
             }
         }
         Ok(Self { s3, target, seen: Mutex::new(seen) })
+    }
+
+    /// The file as it was when the run began; nothing where it was not there.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is another by now.
+    pub async fn current(&self, file: &str) -> Result<Option<Current>, PlaceError> {
+        let Some(etag) = self.etag(file) else { return Ok(None) };
+        let request = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).if_match(&etag);
+        let object = match request.send().await {
+            Ok(object) => object,
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
+                return Err(overtaken("reading", file));
+            }
+            Err(error) => return Err(failed("reading", file, &error)),
+        };
+        let version = object.version_id.filter(|version| version != "null");
+        let modified_ms = object.last_modified.and_then(|at| at.to_millis().ok());
+        let bytes = object.body.collect().await.map_err(|error| broken("reading", file, &error))?.to_vec();
+        Ok(Some(Current { bytes, etag, version, modified_ms }))
+    }
+
+    /// The manifest from which a sitemap begins here: no file of somebody else's has the name of a new one. Those of
+    /// `intent` are a killed run's, which the next one takes over.
+    #[must_use]
+    pub fn beginning(&self, base_url: &str, intent: &[String]) -> Manifest {
+        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let others = seen.keys().filter(|file| !intent.contains(file));
+        let empty = Manifest::empty(base_url);
+        let next_number = others.map(|file| keys::number_after(file)).fold(empty.next_number, u64::max);
+        Manifest { next_number, ..empty }
     }
 
     /// Whether the shard's object is the one that the manifest knows.
@@ -264,6 +312,14 @@ impl Place for Bucket {
         self.remember(file, None);
         Ok(())
     }
+}
+
+/// The fewest beginnings of names that find files of ours and `files`.
+fn stems<'f>(files: impl IntoIterator<Item = &'f str>) -> Vec<&'f str> {
+    let mut stems: Vec<&str> = files.into_iter().map(keys::stem).chain([keys::FILE_STEM]).collect();
+    stems.sort_unstable();
+    stems.dedup_by(|next, before| next.starts_with(*before));
+    stems
 }
 
 fn overtaken(operation: &'static str, file: &str) -> PlaceError {

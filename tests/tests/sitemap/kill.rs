@@ -4,9 +4,9 @@ use crate::world::{AFTER_LEASE_MS, FATES, Fate, Input, Job, Rules, World, common
 use tidemark_sitemap::publish::INDEX_NEW;
 use tidemark_tests::random::Random;
 
-const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0, per_index: 50_000 };
+pub(crate) const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0, per_index: 50_000 };
 /// Indexes that are soon full, so that several come and go.
-const SMALL_INDEXES: Rules = Rules { per_index: 2, ..RULES };
+pub(crate) const SMALL_INDEXES: Rules = Rules { per_index: 2, ..RULES };
 
 /// Kills the run from `first` to `second` at every call, and lets the same run, and one on `third`, follow. Returns how
 /// many calls there were.
@@ -19,7 +19,7 @@ fn kill_everywhere(rules: Rules, [first, second, third]: [&Input; 3]) -> usize {
 }
 
 /// Kills `job`, which leads from `first` to `second`, at every call, and lets the same job, and a run on `third`, follow.
-fn kill_at_every_call(before: &World, job: &Job, [first, second, third]: [&Input; 3]) -> usize {
+pub(crate) fn kill_at_every_call(before: &World, job: &Job, [first, second, third]: [&Input; 3]) -> usize {
     let unhurt = before.copy();
     unhurt.must_keep(common(&[first, second]));
     let calls = unhurt.run(job);

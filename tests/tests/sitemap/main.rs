@@ -6,6 +6,7 @@ mod athena;
 mod check;
 mod edge;
 mod extensions;
+mod import;
 mod kill;
 mod plan;
 mod race;

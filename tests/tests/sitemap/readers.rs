@@ -103,7 +103,7 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
         now_ms: NOW_MS,
         clock: Clock::simulated(NOW_MS),
     };
-    let bucket = Bucket::open(s3, target).await.unwrap();
+    let bucket = Bucket::open(s3, target, []).await.unwrap();
     publish::publish(&bucket, built, &manner, &mut Locked).await.unwrap();
     cloud.object_url(BUCKET, &format!("{PREFIX}sitemap-index.xml"))
 }

@@ -23,12 +23,17 @@ fn rows(pages: u32, day: u32) -> serde_json::Value {
     (0..pages).map(|page| json!([format!("/p/{page:06}"), format!("2025-10-{:02}", day(page)), "2025-01-01"])).collect()
 }
 
-async fn versions(stage: &Stage) {
+pub(crate) async fn versions(stage: &Stage) {
     let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     stage.around.s3.put_bucket_versioning().bucket(PUBLIC).versioning_configuration(on).send().await.unwrap();
 }
 
-async fn roll_back(stage: &Stage, id: &str, to: Option<&str>, hold: bool) -> Result<RolledBack, RefreshError> {
+pub(crate) async fn roll_back(
+    stage: &Stage,
+    id: &str,
+    to: Option<&str>,
+    hold: bool,
+) -> Result<RolledBack, RefreshError> {
     let dir = tempfile::tempdir().unwrap();
     let run = Rollback { site: "s", sitemap: None, id, to, dry_run: false, hold, work_dir: dir.path() };
     rollback::rollback(&stage.around, run).await

@@ -255,11 +255,15 @@ async fn a_sitemap_on_the_web_is_imported_too() {
     .unwrap();
     let options = Options::new(Policy::new(BaseUrl::parse(BASE).unwrap(), NOW_MS), "import");
     let work = fixture.dir.path();
-    let found = import::fetch(&web(), &[format!("{}/index.xml", server.origin())], work).await.unwrap();
+    let found = import::fetch(&web(), &[format!("{}/index.xml", server.origin())], 2, work).await.unwrap();
     let import = import::read(found, &options, work).unwrap();
     assert_eq!((import.kept.len(), import.urls, import.foreign), (2, 2, 0));
-    let missing = import::fetch(&web(), &[format!("{}/none.xml", server.origin())], work).await;
-    assert!(missing.unwrap_err().to_string().contains("answers 404"));
+    let refused = async |name: &str, files_max| {
+        let url = format!("{}/{name}", server.origin());
+        import::fetch(&web(), &[url], files_max, work).await.unwrap_err().to_string()
+    };
+    assert!(refused("none.xml", 2).await.contains("answers 404"));
+    assert!(refused("index.xml", 1).await.contains("names 2 files"));
 }
 
 #[tokio::test]

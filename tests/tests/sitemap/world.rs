@@ -3,14 +3,17 @@
 use crate::edge::{Edge, FILES_URL, Pages, crawl, index_entries, is_index, shard_pages};
 use crate::store::{Answer, Call, Objects, PUBLIC, STATE, Store, Table};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tidemark_runtime::clock::{Clock, Time};
 use tidemark_runtime::state::Document;
+use tidemark_sitemap::import::{self, Found, TakenOver, Takeover};
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::plan;
 use tidemark_sitemap::refresh::{self, Committed, RefreshError, Run, Surroundings};
@@ -68,6 +71,9 @@ pub(crate) enum Work {
     Plan(Input),
     /// Carries out this plan, whose pages are these.
     Planned(&'static str, Input),
+    /// Takes over the sitemap of another tool whose index lies under this key of the public bucket, and compares it with
+    /// these pages.
+    Import { index: &'static str, input: Input, switch: bool },
     /// Restores what this run published.
     RollBack { to: Option<&'static str>, hold: bool },
 }
@@ -79,6 +85,11 @@ impl Job {
 
     pub(crate) fn rollback(id: &'static str, to: Option<&'static str>) -> Self {
         Self { id, attempt: 1, now_ms: NOW_MS, work: Work::RollBack { to, hold: false } }
+    }
+
+    pub(crate) fn import(id: &'static str, index: &'static str, input: &Input) -> Self {
+        let work = Work::Import { index, input: input.clone(), switch: true };
+        Self { id, attempt: 1, now_ms: NOW_MS, work }
     }
 
     pub(crate) fn again(&self) -> Self {
@@ -93,6 +104,8 @@ impl Job {
 /// The buckets and the time.
 pub(crate) struct World {
     pub(crate) store: Store,
+    /// Files that the web shows otherwise than the bucket holds them.
+    pub(crate) web: BTreeMap<String, Vec<u8>>,
     time_ms: Arc<AtomicI64>,
 }
 
@@ -125,7 +138,7 @@ impl World {
         let mut objects = Objects::default();
         objects.edge = Some(edge);
         objects.put(STATE, "sites/shop.toml", settings.into_bytes(), BTreeMap::new());
-        Self { store: Store::of(objects), time_ms }
+        Self { store: Store::of(objects), web: BTreeMap::new(), time_ms }
     }
 
     /// Sets a setting of the section `[publish]`.
@@ -142,7 +155,7 @@ impl World {
         let mut objects = self.store.objects().clone();
         objects.edge = objects.edge.map(|edge| edge.copy(Arc::clone(&time_ms)));
         objects.public_writes.clear();
-        Self { store: Store::of(objects), time_ms }
+        Self { store: Store::of(objects), web: self.web.clone(), time_ms }
     }
 
     /// From now on `must` has to be found at every instant.
@@ -160,7 +173,12 @@ impl World {
         let none = Input::new();
         let input = match &job.work {
             Work::Refresh(input) | Work::Plan(input) | Work::Planned(_, input) => input,
+            Work::Import { input, .. } => input,
             Work::RollBack { .. } => &none,
+        };
+        let found = match &job.work {
+            Work::Import { index, .. } => Some(self.found(index, &work_dir.path().join("web"))),
+            _ => None,
         };
         let rows = input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
         let around = Surroundings {
@@ -172,6 +190,8 @@ impl World {
             clock: Clock::of(Watch { now_ms: job.now_ms, time_ms: Arc::clone(&self.time_ms) }),
         };
         let (id, work) = (job.id, job.work.clone());
+        let taken_over = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&taken_over);
         let future = Box::pin(async move {
             let work_dir = work_dir.path();
             let query_longest = Duration::from_secs(60);
@@ -190,13 +210,31 @@ impl World {
                 Work::Refresh(_) => refresh::refresh(&around, run).await.map(drop),
                 Work::Plan(_) => plan::plan(&around, run).await.map(drop),
                 Work::Planned(plan, _) => refresh::refresh(&around, Run { plan: Some(plan), ..run }).await.map(drop),
+                Work::Import { switch, .. } => {
+                    let (site, sitemap, lists, parameters) = (SITE, None, None, &parameters);
+                    let run = Takeover { site, sitemap, id, lists, parameters, switch, query_longest, work_dir };
+                    let taken = import::take_over(&around, run, found.unwrap()).await?;
+                    told.lock().unwrap().replace(taken);
+                    Ok(())
+                }
                 Work::RollBack { to, hold } => {
                     let run = Rollback { site: SITE, sitemap: None, id, to, dry_run: false, hold, work_dir };
                     rollback::rollback(&around, run).await.map(drop)
                 }
             }
         });
-        Running { actor, future, outcome: None }
+        Running { actor, future, outcome: None, taken_over }
+    }
+
+    /// The sitemap whose index has this key, as the web shows it.
+    fn found(&self, index: &str, dir: &Path) -> Found {
+        fs::create_dir_all(dir).unwrap();
+        for (key, object) in self.store.objects().all(PUBLIC) {
+            fs::write(dir.join(&key), self.web.get(&key).unwrap_or(&object.bytes)).unwrap();
+        }
+        let mut found = import::local(&[dir.join(index)]).unwrap();
+        found.tops[0].0 = format!("{FILES_URL}/{index}");
+        found
     }
 
     /// Runs `job` to its end, unhurt; returns how many calls it made.
@@ -310,6 +348,8 @@ pub(crate) struct Running {
     pub(crate) actor: usize,
     future: Pin<Box<dyn Future<Output = Result<(), RefreshError>>>>,
     pub(crate) outcome: Option<Result<(), RefreshError>>,
+    /// What an import told.
+    pub(crate) taken_over: Arc<Mutex<Option<TakenOver>>>,
 }
 
 impl Running {

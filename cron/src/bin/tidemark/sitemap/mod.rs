@@ -27,7 +27,8 @@ pub(crate) enum SitemapCommand {
     Release(rollback::ReleaseArgs),
     /// Check a sitemap, on the web or local, against every rule of the protocol; exits 1 where one is broken
     Check(check::CheckArgs),
-    /// Take over a sitemap that something else made: its file names, and which pages each file holds
+    /// Take over a sitemap that something else made: its file names, and which pages each file holds; in a
+    /// directory, or with --site in the site's bucket
     Import(import::ImportArgs),
     /// Print the lines that robots.txt needs, check the live file, or write them into it
     Robots(robots::RobotsArgs),
