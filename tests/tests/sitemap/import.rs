@@ -97,8 +97,8 @@ fn old_world(rules: Rules, index: &str) -> World {
 }
 
 fn compare_only(job: &Job) -> Job {
-    let Work::Import { index, input, .. } = job.work.clone() else { panic!("no import") };
-    Job { work: Work::Import { index, input, switch: false }, ..job.clone() }
+    let Work::Import { indexes, input, .. } = job.work.clone() else { panic!("no import") };
+    Job { work: Work::Import { indexes, input, switch: false }, ..job.clone() }
 }
 
 fn taken(world: &World, job: &Job) -> TakenOver {
@@ -129,7 +129,7 @@ fn comparing_tells_what_is_kept_and_writes_nothing() {
     for index in [INDEX, OLD] {
         let world = old_world(RULES, index);
         let before = world.store.objects().all(STATE);
-        let told = taken(&world, &compare_only(&Job::import("look", index, &next_pages())));
+        let told = taken(&world, &compare_only(&Job::import("look", &[index], &next_pages())));
         assert_eq!(world.store.objects().all(STATE), before);
         assert_eq!(world.store.objects().public_writes, [""; 0]);
         assert_eq!((told.kept.as_slice(), told.urls, told.foreign), (KEPT.map(str::to_owned).as_slice(), 90, 0));
@@ -148,7 +148,7 @@ fn a_takeover_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same
     let (old, next) = (old_pages(), next_pages());
     for grace_hours in [0, 24] {
         let before = old_world(Rules { grace_hours, ..RULES }, INDEX);
-        let job = Job::import("import", INDEX, &next);
+        let job = Job::import("import", &[INDEX], &next);
         let calls = kill_at_every_call(&before, &job, [&old, &old, &next]);
         assert!(calls > 10, "{calls} calls only");
     }
@@ -157,7 +157,7 @@ fn a_takeover_killed_at_any_call_loses_no_page_and_the_resumed_one_ends_the_same
 #[test]
 fn an_index_elsewhere_stays_and_ours_names_all_that_it_named_or_nothing() {
     let before = old_world(RULES, OLD);
-    let job = Job::import("import", OLD, &next_pages());
+    let job = Job::import("import", &[OLD], &next_pages());
     let unhurt = before.copy();
     let calls = unhurt.run(&job);
     assert_eq!(unhurt.crawl(), wanted(&old_pages()));
@@ -172,7 +172,7 @@ fn an_index_elsewhere_stays_and_ours_names_all_that_it_named_or_nothing() {
             assert_eq!(world.outcome(), unhurt.outcome(), "call {at} met {fate:?}");
         }
     }
-    let again = Job::import("again", OLD, &next_pages()).later(AFTER_LEASE_MS);
+    let again = Job::import("again", &[OLD], &next_pages()).later(AFTER_LEASE_MS);
     let problem = refused(&unhurt, &again);
     assert!(problem.contains("has a sitemap already, by the run import"), "{problem}");
     assert_eq!(taken(&unhurt, &compare_only(&again)).urls, 90, "comparing is always allowed");
@@ -185,7 +185,7 @@ fn the_first_run_keeps_names_and_loses_no_page_wherever_it_is_killed() {
     third.retain(|page, _| page % 3 != 0);
     for index in [INDEX, OLD] {
         let world = old_world(RULES, index);
-        world.run(&Job::import("import", index, &next));
+        world.run(&Job::import("import", &[index], &next));
         world.pass();
         let job = Job::new("first", &next).later(AFTER_LEASE_MS);
         let calls = kill_at_every_call(&world, &job, [&old, &next, &third]);
@@ -209,8 +209,29 @@ fn the_first_run_keeps_names_and_loses_no_page_wherever_it_is_killed() {
 }
 
 #[test]
+fn several_indexes_become_one_that_names_all() {
+    let next = next_pages();
+    let world = old_world(RULES, OLD);
+    let files = old_files().map(|(file, _)| file);
+    put_unseen(&world, OLD, old_index(FILES_URL, &files[..2]));
+    put_unseen(&world, INDEX, old_index(FILES_URL, &files[2..]));
+    let told = taken(&world, &Job::import("import", &[OLD, INDEX], &next));
+    assert_eq!((told.kept.as_slice(), told.urls), (KEPT.map(str::to_owned).as_slice(), 90));
+    assert_eq!(told.old_indexes, [OLD, INDEX].map(|index| format!("{FILES_URL}/{index}")));
+    assert_eq!(world.crawl(), wanted(&old_pages()));
+    world.must_keep(common(&[&old_pages(), &next]));
+    world.run(&Job::new("first", &next).later(AFTER_LEASE_MS));
+    world.run(&Job::new("second", &next).later(2 * AFTER_LEASE_MS));
+    assert_eq!((world.crawl(), world.disagreement()), (wanted(&next), None));
+
+    let world = old_world(Rules { per_index: 3, ..RULES }, OLD);
+    let problem = refused(&world, &Job::import("import", &[OLD], &next));
+    assert!(problem.contains("names 4 files: at most 3"), "{problem}");
+}
+
+#[test]
 fn an_index_in_our_place_is_replaced_only_where_it_is_the_one_that_was_read() {
-    let job = Job::import("import", INDEX, &next_pages());
+    let job = Job::import("import", &[INDEX], &next_pages());
     let mut world = old_world(RULES, INDEX);
     world.web.insert(INDEX.to_owned(), old_index(FILES_URL, &KEPT));
     let problem = refused(&world, &job);
@@ -233,14 +254,14 @@ fn an_index_in_our_place_is_replaced_only_where_it_is_the_one_that_was_read() {
 
     let world = old_world(RULES, OLD);
     put(&world, INDEX, theirs.clone());
-    let problem = refused(&world, &Job::import("import", OLD, &next_pages()));
+    let problem = refused(&world, &Job::import("import", &[OLD], &next_pages()));
     assert!(problem.contains("is in the place of our index"), "{problem}");
     assert_eq!(*world.store.objects().get(PUBLIC, INDEX).unwrap().bytes, theirs);
 }
 
 #[test]
 fn what_the_web_shows_otherwise_or_elsewhere_is_not_kept_and_not_lost() {
-    let job = |index| Job::import("import", index, &next_pages());
+    let job = |index| Job::import("import", &[index], &next_pages());
     let mut world = old_world(RULES, OLD);
     let shown = old_file(FILES_URL, &[1000, 1001]);
     world.web.insert(KEPT[1].to_owned(), shown);
@@ -277,7 +298,7 @@ fn what_the_web_shows_otherwise_or_elsewhere_is_not_kept_and_not_lost() {
 
 #[test]
 fn nothing_is_taken_over_without_the_lease_or_against_a_run() {
-    let import = Job::import("import", OLD, &next_pages());
+    let import = Job::import("import", &[OLD], &next_pages());
     let before = old_world(RULES, OLD);
     let world = before.copy();
     let mut other = world.start(1, &Job::new("other", &next_pages()));
@@ -371,7 +392,7 @@ async fn the_job_takes_over_from_the_web_and_a_rollback_reaches_the_takeover() {
 #[test]
 fn a_rollback_to_a_takeover_that_left_files_behind_is_refused() {
     let world = old_world(RULES, OLD);
-    world.run(&Job::import("import", OLD, &next_pages()));
+    world.run(&Job::import("import", &[OLD], &next_pages()));
     world.run(&Job::new("first", &next_pages()).later(AFTER_LEASE_MS));
     let problem = refused(&world, &Job::rollback("back", None).later(2 * AFTER_LEASE_MS));
     assert!(problem.contains("import took over another tool's sitemap, and 2 of its files went"), "{problem}");

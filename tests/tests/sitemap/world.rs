@@ -71,9 +71,9 @@ pub(crate) enum Work {
     Plan(Input),
     /// Carries out this plan, whose pages are these.
     Planned(&'static str, Input),
-    /// Takes over the sitemap of another tool whose index lies under this key of the public bucket, and compares it with
+    /// Takes over the sitemap of another tool whose indexes lie under these keys of the public bucket, and compares it with
     /// these pages.
-    Import { index: &'static str, input: Input, switch: bool },
+    Import { indexes: Vec<&'static str>, input: Input, switch: bool },
     /// Restores what this run published.
     RollBack { to: Option<&'static str>, hold: bool },
 }
@@ -87,8 +87,8 @@ impl Job {
         Self { id, attempt: 1, now_ms: NOW_MS, work: Work::RollBack { to, hold: false } }
     }
 
-    pub(crate) fn import(id: &'static str, index: &'static str, input: &Input) -> Self {
-        let work = Work::Import { index, input: input.clone(), switch: true };
+    pub(crate) fn import(id: &'static str, indexes: &[&'static str], input: &Input) -> Self {
+        let work = Work::Import { indexes: indexes.to_vec(), input: input.clone(), switch: true };
         Self { id, attempt: 1, now_ms: NOW_MS, work }
     }
 
@@ -177,7 +177,7 @@ impl World {
             Work::RollBack { .. } => &none,
         };
         let found = match &job.work {
-            Work::Import { index, .. } => Some(self.found(index, &work_dir.path().join("web"))),
+            Work::Import { indexes, .. } => Some(self.found(indexes, &work_dir.path().join("web"))),
             _ => None,
         };
         let rows = input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
@@ -226,14 +226,17 @@ impl World {
         Running { actor, future, outcome: None, taken_over }
     }
 
-    /// The sitemap whose index has this key, as the web shows it.
-    fn found(&self, index: &str, dir: &Path) -> Found {
+    /// The sitemap whose indexes have these keys, as the web shows it.
+    fn found(&self, indexes: &[&str], dir: &Path) -> Found {
         fs::create_dir_all(dir).unwrap();
         for (key, object) in self.store.objects().all(PUBLIC) {
             fs::write(dir.join(&key), self.web.get(&key).unwrap_or(&object.bytes)).unwrap();
         }
-        let mut found = import::local(&[dir.join(index)]).unwrap();
-        found.tops[0].0 = format!("{FILES_URL}/{index}");
+        let paths: Vec<_> = indexes.iter().map(|index| dir.join(index)).collect();
+        let mut found = import::local(&paths).unwrap();
+        for (top, index) in found.tops.iter_mut().zip(indexes) {
+            top.0 = format!("{FILES_URL}/{index}");
+        }
         found
     }
 
