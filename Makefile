@@ -32,7 +32,9 @@ build: prerequisites
 demo: build
 	@exec $(TARGET)/release/demo
 
-test: test-prerequisites build
+# Binaries and tests in one go: what tests alone depend on changes features of other crates, and all would be compiled twice.
+test: test-prerequisites
+	$(CARGO) build --release --locked --workspace --bins --tests
 	$(CARGO) test --release --locked --workspace
 
 # What the code under test prints is not wanted here; failures and the summary go to standard error.
