@@ -72,6 +72,11 @@ impl<'a> Indexes<'a> {
         self.keepers.is_empty()
     }
 
+    /// Whether there is any, be it somebody else's.
+    pub(super) fn stand(&self) -> bool {
+        self.all.values().any(|index| index.bytes.is_some())
+    }
+
     /// Whether one of them names a file that is none of `shards`.
     pub(super) fn name_others_than(&self, shards: &[Shard]) -> bool {
         let files: HashSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();

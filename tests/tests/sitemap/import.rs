@@ -2,7 +2,7 @@
 //! and refused wherever they could lose a page.
 
 use crate::athena::Stage;
-use crate::edge::{FILES_URL, INDEX};
+use crate::edge::FILES_URL;
 use crate::kill::{RULES, kill_at_every_call};
 use crate::rollback::{roll_back, versions};
 use crate::store::{PUBLIC, STATE};
@@ -13,6 +13,7 @@ use std::io::Write;
 use std::time::Duration;
 use tidemark_cron::jobs::sitemap_import;
 use tidemark_sitemap::import::TakenOver;
+use tidemark_sitemap::keys::INDEX;
 
 /// Where the old index lies: in the place of ours, or beside it.
 const OLD: &str = "sitemap.xml";
@@ -219,6 +220,7 @@ fn several_indexes_become_one_that_names_all() {
     assert_eq!((told.kept.as_slice(), told.urls), (KEPT.map(str::to_owned).as_slice(), 90));
     assert_eq!(told.old_indexes, [OLD, INDEX].map(|index| format!("{FILES_URL}/{index}")));
     assert_eq!(world.crawl(), wanted(&old_pages()));
+    world.pass();
     world.must_keep(common(&[&old_pages(), &next]));
     world.run(&Job::new("first", &next).later(AFTER_LEASE_MS));
     world.run(&Job::new("second", &next).later(2 * AFTER_LEASE_MS));
