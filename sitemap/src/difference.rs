@@ -4,6 +4,7 @@
 //! order is found and told, never compared wrongly.
 
 use crate::build::Built;
+use crate::calls::side_by_side;
 use crate::manifest::Shard;
 use crate::site::Target;
 use aws_sdk_s3::Client;
@@ -176,15 +177,23 @@ pub async fn copy_changed(s3: &Client, target: &Target, built: &Built, dir: &Pat
     let mut files = changed(next, previous);
     files.retain(|file| !made.contains(file.as_str()));
     files.extend(changed(previous, next));
-    for file in files {
+    let bytes: HashMap<&str, u64> =
+        previous.iter().chain(next).map(|shard| (shard.file.as_str(), shard.file_bytes)).collect();
+    let copy = async |file: String| {
         let object = s3.get_object().bucket(&target.bucket).key(format!("{}{file}", target.prefix)).send().await;
         match object {
-            Ok(object) => fs::write(dir.join(file), object.body.collect().await?.into_bytes())?,
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {}
-            Err(error) => return Err(io::Error::other(DisplayErrorContext(&error).to_string())),
+            Ok(object) => {
+                fs::write(dir.join(file), object.body.collect().await.map_err(io::Error::other)?.into_bytes())
+            }
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => Ok(()),
+            Err(error) => Err(io::Error::other(DisplayErrorContext(&error).to_string())),
         }
-    }
-    Ok(())
+    };
+    let sized = files.into_iter().map(|file| {
+        let held = bytes.get(file.as_str()).copied().unwrap_or(0);
+        (file, held)
+    });
+    side_by_side(sized, copy).await.map(|_: Vec<()>| ())
 }
 
 /// The files of `shards` whose rows are not the same in `others`.

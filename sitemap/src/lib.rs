@@ -7,6 +7,7 @@
 
 pub mod athena;
 pub mod build;
+mod calls;
 pub mod canonical;
 pub mod check;
 mod closure;

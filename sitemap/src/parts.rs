@@ -12,6 +12,7 @@ pub use part::work;
 
 use crate::athena::{self, QueryError, Statement, results, unload};
 use crate::build::{self, BuildError, Built, Change, Options, Stray};
+use crate::calls::side_by_side;
 use crate::canonical::Addresses;
 use crate::columns::{Column, Columns};
 use crate::input::{self, Attempt, InputError, Object, Reach};
@@ -316,7 +317,7 @@ impl Parts<'_> {
         fs::create_dir_all(&staging).map_err(io_error(&staging))?;
         let rejects = self.attempt.work_dir.join(keys::REJECTS);
         fs::write(&rejects, b"").map_err(io_error(&rejects))?;
-        let (mut next_number, mut shards, mut changes, mut report) =
+        let (mut next_number, mut shards, mut staged_files, mut report) =
             (self.previous.next_number, Vec::new(), Vec::new(), Report::default());
         for (part, outcome) in outcomes.into_iter().enumerate() {
             let staged = keys::part_files(folder, part);
@@ -333,8 +334,8 @@ impl Parts<'_> {
                 }
                 if changed.remove(&staged_file) {
                     let to = staging.join(&shard.file);
-                    self.get_file(&format!("{staged}{staged_file}"), &to, false).await?;
-                    changes.push(Change { file: shard.file.clone(), staged: to });
+                    let change = Change { file: shard.file.clone(), staged: to };
+                    staged_files.push(((format!("{staged}{staged_file}"), change), shard.file_bytes));
                 }
                 shards.push(shard);
             }
@@ -343,6 +344,9 @@ impl Parts<'_> {
                 self.get_file(&format!("{staged}{}", keys::REJECTS), &rejects, true).await?;
             }
         }
+        let get =
+            async |(key, change): (String, Change)| self.get_file(&key, &change.staged, false).await.map(|()| change);
+        let changes = side_by_side(staged_files, get).await?;
         let assembly = build::Assembly {
             previous: self.previous.clone(),
             shards,

@@ -10,11 +10,11 @@
 use crate::athena::unload;
 use crate::build::{BuildError, Built, Options};
 use crate::difference::{Difference, DifferenceError, Page, copy_changed, differences_of};
-use crate::input::{self, Attempt, Found, Input, InputError};
+use crate::input::{self, Found, Input, InputError};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::place::bucket::Bucket;
-use crate::refresh::{self, Pass, RefreshError, Run, Surroundings, salt};
+use crate::refresh::{self, Committed, Pass, RefreshError, Run, Surroundings, salt};
 use crate::site::Site;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -232,27 +232,13 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
     }
     let began_ms = around.clock.now_ms();
     let state = refresh::state(&StateStore::new(around.s3.clone(), &around.state_bucket), run.site).await?;
-    let previous = match &state.manifest {
-        Some(key) => around.manifest_at(key).await?,
-        None => Manifest::empty(site.sitemap.base.as_str()),
-    };
-    let bucket = Bucket::open(around.s3.clone(), site.target.clone(), previous.files()).await?;
-    let previous = match &state.manifest {
-        Some(_) => previous,
-        None => bucket.beginning(site.sitemap.base.as_str(), &state.intent),
-    };
-    if previous.is_imported() {
-        return Err(PlanError::Imported(run.site.to_owned()).into());
-    }
-    if !state.intent.is_empty() || !previous.shards.iter().all(|shard| bucket.is_intact(shard)) {
-        return Err(PlanError::NotWhole(run.site.to_owned()).into());
-    }
+    let (previous, bucket) = at_rest(around, run.site, &site, &state).await?;
     let statement = around.statement(run, &site).await?;
     let options = site.sitemap.options(run.id, began_ms);
     let salt = salt(&settings, &statement, &options);
     // Every attempt writes where nobody wrote before.
     let number = u64::try_from(began_ms).unwrap_or_default();
-    let attempt = Attempt { site: run.site, run: run.id, number, longest: run.query_longest, work_dir: run.work_dir };
+    let attempt = run.attempt(number);
     let prefix = keys::plan_rows(run.site, run.id, number);
     let target = unload::Target { bucket: around.state_bucket.clone(), prefix };
     let rows = input::find(around.reach(), attempt, (&site.source, &statement), &target).await?;
@@ -290,6 +276,31 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         .map_err(|error| PlanError::Corrupt { key: key.clone(), problem: error.to_string() })?;
     around.write(&key, json, "application/json").await?;
     Ok(plan)
+}
+
+/// The sitemap as its last run left it, and its bucket; nothing else can be planned on.
+async fn at_rest(
+    around: &Surroundings,
+    name: &str,
+    site: &Site,
+    state: &Committed,
+) -> Result<(Manifest, Bucket), RefreshError> {
+    let previous = match &state.manifest {
+        Some(key) => around.manifest_at(key).await?,
+        None => Manifest::empty(site.sitemap.base.as_str()),
+    };
+    let bucket = Bucket::open(around.s3.clone(), site.target.clone(), previous.files()).await?;
+    let previous = match &state.manifest {
+        Some(_) => previous,
+        None => bucket.beginning(site.sitemap.base.as_str(), &state.intent),
+    };
+    if previous.is_imported() {
+        return Err(PlanError::Imported(name.to_owned()).into());
+    }
+    if !state.intent.is_empty() || !previous.shards.iter().all(|shard| bucket.is_intact(shard)) {
+        return Err(PlanError::NotWhole(name.to_owned()).into());
+    }
+    Ok((previous, bucket))
 }
 
 /// The pass, and where a guard refuses its outcome, what the guard said and the pass without it.

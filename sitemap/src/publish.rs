@@ -9,21 +9,25 @@
 //! 4. the final indexes;
 //! 5. after a grace period, files that no index names any more are removed, and indexes that are left without a shard.
 //!
+//! Files of one step go side by side ([`crate::calls`]); the steps wait for each other.
+//!
 //! Which index names what is read from the indexes themselves, not from memory, so this holds after a run that was killed
-//! anywhere, too. The lease is renewed before the first file, before every index and
-//! before files are removed, so that a run that lost it stops; what slips through between renewal and write, the place's own
+//! anywhere, too. The lease is renewed before the first file, before every index, before files are removed, and within a
+//! step that takes long, so that a run that lost it stops; what slips through between renewal and write, the place's own
 //! conditions catch. Before the first write the caller stores the names of the files to come ([`Built::intent`]): what a
 //! killed run leaves is then known to the next one, which takes it over or clears it away. Nothing that did not change
 //! is written, the indexes included.
 
 mod indexes;
 
-use crate::build::Built;
+use crate::build::{Built, Change};
+use crate::calls::side_by_side_with;
 use crate::cut::IndexLimits;
 use crate::keys;
 use crate::manifest::{Manifest, Retired};
 use indexes::Indexes;
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +35,9 @@ use tidemark_runtime::clock::Clock;
 
 /// What is told of a new index.
 pub const INDEX_NEW: &str = "a new index, which robots.txt has to name: see tidemark sitemap robots";
+
+/// How long a step goes on before the lease is renewed again: far less than the shortest lease.
+const RENEW_EVERY_MS: i64 = 2 * 60 * 1000;
 
 /// Why a place could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +53,7 @@ pub struct PlaceError {
 
 /// Where a sitemap lies: a directory, or a prefix of a bucket.
 pub trait Place: Sync {
-    /// Makes the staged file the file called `file`, at once and whole, and gives its stamp.
+    /// Makes the staged file the file called `file`, at once and whole, and gives its stamp. May hold it in memory.
     fn put_shard(&self, file: &str, staged: &Path) -> impl Future<Output = Result<String, PlaceError>> + Send;
     /// Makes `bytes` the index called `file`, at once and whole.
     fn put_index(&self, file: &str, bytes: &[u8]) -> impl Future<Output = Result<(), PlaceError>> + Send;
@@ -69,6 +76,27 @@ pub struct Locked;
 impl Lease for Locked {
     async fn renew(&mut self) -> Result<(), PlaceError> {
         Ok(())
+    }
+}
+
+/// A lease that is renewed where a step takes long.
+struct Steady<'l, L> {
+    lease: &'l mut L,
+    clock: &'l Clock,
+    renewed_ms: i64,
+}
+
+impl<L: Lease> Lease for Steady<'_, L> {
+    async fn renew(&mut self) -> Result<(), PlaceError> {
+        self.renewed_ms = self.clock.now_ms();
+        self.lease.renew().await
+    }
+}
+
+impl<L: Lease> Steady<'_, L> {
+    /// Renews it when it is time.
+    async fn keep(&mut self) -> Result<(), PlaceError> {
+        if self.clock.now_ms() - self.renewed_ms >= RENEW_EVERY_MS { self.renew().await } else { Ok(()) }
     }
 }
 
@@ -151,17 +179,15 @@ pub async fn publish<P: Place, L: Lease>(
     lease: &mut L,
 ) -> Result<(Manifest, Published), PlaceError> {
     let Built { mut manifest, previous, changes, .. } = built;
+    let lease = &mut Steady { lease, clock: &manner.clock, renewed_ms: manner.clock.now_ms() };
     let mut done = Published { shards_unchanged: manifest.shards.len() - changes.len(), ..Published::default() };
     let mut indexes = Indexes::read(place, &previous, &manifest, manner).await?;
     indexes.assign(&mut manifest.shards, &previous);
-    let mut stamps = HashMap::new();
     let (rewritten, unseen): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| indexes.names(&change.file));
     if !unseen.is_empty() || !rewritten.is_empty() {
         lease.renew().await?;
     }
-    for change in &unseen {
-        stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
-    }
+    let mut stamps = put_files(place, &unseen, lease).await?;
     // Also what did not change is unnamed where a run was killed that had merged it away.
     let gains = indexes.gains(&manifest.shards);
     let is_first = indexes.is_empty();
@@ -177,10 +203,9 @@ pub async fn publish<P: Place, L: Lease>(
         settle(manner).await;
         lease.renew().await?;
     }
-    for change in &rewritten {
-        stamps.insert(change.file.clone(), place.put_shard(&change.file, &change.staged).await?);
-    }
-    if !is_first && !stamps.is_empty() {
+    stamps.extend(put_files(place, &rewritten, lease).await?);
+    // Also behind another tool's index, of which nothing is read: crawlers are here already.
+    if indexes.stand() && !stamps.is_empty() {
         settle(manner).await;
     }
     let unused = indexes.finish(&manifest, place, lease).await?;
@@ -200,6 +225,26 @@ pub async fn publish<P: Place, L: Lease>(
     Ok((manifest, done))
 }
 
+/// Puts the files of one step in their place, and gives the stamp of each.
+async fn put_files<P: Place, L: Lease>(
+    place: &P,
+    changes: &[Change],
+    lease: &mut Steady<'_, L>,
+) -> Result<HashMap<String, String>, PlaceError> {
+    let mut sized = Vec::with_capacity(changes.len());
+    for change in changes {
+        let staged = fs::metadata(&change.staged).map_err(|error| PlaceError {
+            operation: "looking at the staged copy",
+            file: change.file.clone(),
+            message: error.to_string(),
+        })?;
+        sized.push((change, staged.len()));
+    }
+    let put = async |change: &Change| Ok((change.file.clone(), place.put_shard(&change.file, &change.staged).await?));
+    let stamps = side_by_side_with(sized, put, async || lease.keep().await).await?;
+    Ok(stamps.into_iter().collect())
+}
+
 /// Has indexes without a shard go like files do; one that was to go may have shards again.
 fn retire_indexes(manifest: &mut Manifest, unused: impl Iterator<Item = String>, since_ms: i64) {
     let used: HashSet<String> = manifest.indexes().into_iter().map(keys::index_file).collect();
@@ -214,7 +259,7 @@ async fn remove<P: Place, L: Lease>(
     place: &P,
     due: Vec<Retired>,
     manner: &Manner,
-    lease: &mut L,
+    lease: &mut Steady<'_, L>,
     index_written: bool,
 ) -> Result<Vec<String>, PlaceError> {
     if due.is_empty() {
@@ -224,12 +269,8 @@ async fn remove<P: Place, L: Lease>(
         settle(manner).await;
     }
     lease.renew().await?;
-    let mut removed = Vec::new();
-    for old in due {
-        place.remove(&old.file).await?;
-        removed.push(old.file);
-    }
-    Ok(removed)
+    let remove = async |old: Retired| place.remove(&old.file).await.map(|()| old.file);
+    side_by_side_with(due.into_iter().map(|old| (old, 0)), remove, async || lease.keep().await).await
 }
 
 /// Waits until no cache serves what was there before.

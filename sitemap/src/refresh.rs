@@ -318,14 +318,10 @@ async fn under_lease(
         began_ms,
         hold: false,
     };
-    let previous = match held.document.state.manifest {
-        Some(_) => mended(&ending, previous, held).await?,
-        None => bucket.beginning(site.sitemap.base.as_str(), &held.document.state.intent),
-    };
+    let previous = mended(&ending, previous, held).await?;
     let whole = held.document.state.intent.is_empty() && previous.shards.iter().all(|shard| bucket.is_intact(shard));
     let known = held.document.state.input.clone().filter(|_| whole);
-    let Run { query_longest: longest, work_dir, .. } = run;
-    let attempt = Attempt { site: run.site, run: run.id, number: held.token(), longest, work_dir };
+    let attempt = run.attempt(held.token());
     let strays = bucket.strays(&held.document.state.intent).await?;
     // Rows are judged by the plan's time, and the index tells when they were published.
     let now_ms = around.clock.now_ms();
@@ -370,10 +366,21 @@ async fn under_lease(
     })
 }
 
-/// The committed sitemap; where a rollback was killed, what stands there is of neither side, and only the way back to one
+impl<'a> Run<'a> {
+    /// An attempt of it at its rows.
+    pub(crate) fn attempt(self, number: u64) -> Attempt<'a> {
+        Attempt { site: self.site, run: self.id, number, longest: self.query_longest, work_dir: self.work_dir }
+    }
+}
+
+/// The committed sitemap, or what one begins from; where a rollback was killed, what stands there is of neither side, and only the way back to one
 /// is safe.
 async fn mended(ending: &Ending<'_>, previous: Manifest, held: &mut Held<Committed>) -> Result<Manifest, RefreshError> {
-    if held.document.state.restoring.is_none() {
+    let state = &held.document.state;
+    if state.manifest.is_none() {
+        return Ok(ending.bucket.beginning(&previous.base_url, &state.intent));
+    }
+    if state.restoring.is_none() {
         return Ok(previous);
     }
     match Damage::find(ending, &previous, held).await {

@@ -10,6 +10,7 @@
 //! back first (`Damage`), before a rollback and after one that was killed.
 
 use crate::build::{Built, Change, hex, index_time};
+use crate::calls::side_by_side;
 use crate::commit::{Ending, LEASE_MS, let_go};
 use crate::invalidate::Invalidated;
 use crate::keys;
@@ -331,8 +332,7 @@ async fn stage(ending: &Ending<'_>, run: &str, shards: &[Shard], name: &str) -> 
     let dir = ending.work_dir.join(keys::STAGING_DIR).join(name);
     let io = |error: std::io::Error| ending.around.object_error("staging", run, error.to_string());
     fs::create_dir_all(&dir).map_err(io)?;
-    let (mut changes, mut gone) = (Vec::new(), Vec::new());
-    for shard in shards {
+    let fetch = async |shard: &Shard| {
         let found = match &shard.version {
             Some(version) => ending.bucket.old(&shard.file, version).await?,
             None => None,
@@ -344,12 +344,20 @@ async fn stage(ending: &Ending<'_>, run: &str, shards: &[Shard], name: &str) -> 
             (None, None) => Some("it has no version"),
         };
         if let Some(problem) = problem {
-            gone.push(format!("{}: {problem}", shard.file));
-            continue;
+            return Ok::<_, RefreshError>(Err(format!("{}: {problem}", shard.file)));
         }
         let staged = dir.join(&shard.file);
         fs::write(&staged, found.unwrap_or_default()).map_err(io)?;
-        changes.push(Change { file: shard.file.clone(), staged });
+        Ok(Ok(Change { file: shard.file.clone(), staged }))
+    };
+    let sized: Vec<_> = shards.iter().map(|shard| (shard, shard.file_bytes)).collect();
+    let fetched = side_by_side(sized, fetch).await?;
+    let (mut changes, mut gone) = (Vec::new(), Vec::new());
+    for outcome in fetched {
+        match outcome {
+            Ok(change) => changes.push(change),
+            Err(problem) => gone.push(problem),
+        }
     }
     if gone.is_empty() {
         return Ok(changes);

@@ -2,7 +2,8 @@
 
 use super::{Outcome, PartsError, Plan, io_error, read, read_json, write, write_json};
 use crate::athena::Athena;
-use crate::build::{Build, BuildError, Built, Options, Standing};
+use crate::build::{Build, BuildError, Built, Change, Options, Standing};
+use crate::calls::side_by_side;
 use crate::canonical::Addresses;
 use crate::columns::{Column, Columns};
 use crate::input::{self, Input, InputError, Reach, ReadError};
@@ -13,6 +14,7 @@ use crate::place::bucket::Bucket;
 use crate::report::Report;
 use crate::site;
 use crate::source::{Sink, SourceError};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -79,10 +81,13 @@ async fn work_on(
         }
         built => built?,
     };
-    for change in &built.changes {
+    let made: HashMap<&str, u64> = built.manifest.shards.iter().map(|s| (s.file.as_str(), s.file_bytes)).collect();
+    let store = async |change: &Change| {
         let bytes = fs::read(&change.staged).map_err(io_error(&change.staged))?;
-        write(reach, &format!("{}{}", keys::part_files(folder, part), change.file), bytes).await?;
-    }
+        write(reach, &format!("{}{}", keys::part_files(folder, part), change.file), bytes).await
+    };
+    let sized: Vec<_> = built.changes.iter().map(|change| (change, made[change.file.as_str()])).collect();
+    side_by_side(sized, store).await?;
     let rejects = store_rejects(reach, &built.report, folder, part, work_dir).await?;
     let changes = built.changes.into_iter().map(|change| change.file).collect();
     Ok(Outcome { shards: built.manifest.shards, changes, report: built.report, rejects, error: None })

@@ -6,6 +6,7 @@
 //! here and nowhere else. Which version a PUT made is remembered, so that a rollback finds it.
 
 use crate::build::Stray;
+use crate::calls::side_by_side;
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::publish::{Place, PlaceError};
@@ -14,6 +15,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumAlgorithm;
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
@@ -125,14 +127,14 @@ impl Bucket {
     /// # Errors
     /// Where one cannot be looked at.
     pub async fn strays(&self, files: &[String]) -> Result<Vec<Stray>, PlaceError> {
-        let mut strays = Vec::new();
-        for file in files.iter().filter(|file| self.etag(file).is_some()) {
+        let look = async |file: &String| {
             let head = self.s3.head_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
             let head = head.map_err(|error| failed("looking at", file, &error))?;
             let hash = head.metadata().and_then(|metadata| metadata.get(HASH)).cloned().unwrap_or_default();
-            strays.push(Stray { file: file.clone(), hash });
-        }
-        Ok(strays)
+            Ok(Stray { file: file.clone(), hash })
+        };
+        let there: Vec<_> = files.iter().filter(|file| self.etag(file).is_some()).map(|file| (file, 0)).collect();
+        side_by_side(there, look).await
     }
 
     /// Which version of the file this run wrote, if it did and the bucket keeps versions.
@@ -186,6 +188,8 @@ impl Bucket {
         (content_type, content_encoding): (&str, Option<&str>),
     ) -> Result<String, PlaceError> {
         let hash = crate::build::hex(XxHash3_128::oneshot(&bytes));
+        // Every try sends the same memory.
+        let bytes = Bytes::from(bytes);
         let max_age = self.target.edge_ttl.as_secs();
         let mut tries = 1;
         loop {

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use twox_hash::XxHash3_128;
 
 const BASE: &str = "https://a.example";
@@ -346,4 +347,68 @@ proptest! {
         second.extend(more);
         kill_everywhere([&first, &second, &third], grace_ms, index);
     }
+}
+
+/// A place where every file takes a minute, and a lease that tells when it was renewed.
+struct Slow {
+    clock: Clock,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Slow {
+    async fn take(&self) {
+        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(under_way, Ordering::Relaxed);
+        self.clock.sleep(Duration::from_secs(60)).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Place for Slow {
+    async fn put_shard(&self, file: &str, _: &Path) -> Result<String, PlaceError> {
+        self.take().await;
+        Ok(file.to_owned())
+    }
+    async fn put_index(&self, _: &str, _: &[u8]) -> Result<(), PlaceError> {
+        assert_eq!(self.under_way.load(Ordering::Relaxed), 0, "a file is still under way");
+        Ok(())
+    }
+    async fn indexes(&self) -> Result<Vec<(u32, Vec<u8>)>, PlaceError> {
+        Ok(Vec::new())
+    }
+    async fn remove(&self, _: &str) -> Result<(), PlaceError> {
+        self.take().await;
+        Ok(())
+    }
+}
+
+struct Renewals(Clock, Vec<i64>);
+
+impl Lease for Renewals {
+    async fn renew(&mut self) -> Result<(), PlaceError> {
+        self.1.push(self.0.now_ms());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn files_of_a_step_go_side_by_side_and_the_lease_is_renewed_meanwhile() {
+    let input: Input = (0..4000).map(|page| (page, 1)).collect();
+    let work_dir = tempfile::tempdir().unwrap();
+    let mut world = start(&Input::new(), LIMITS.index);
+    world.manifest.retired = (0..100).map(|n| Retired { file: format!("old-{n}.xml.gz"), since_ms: 0 }).collect();
+    let built = built(&world, &input, work_dir.path());
+    let clock = Clock::simulated(NOW_MS);
+    let place = Slow { clock: clock.clone(), under_way: AtomicUsize::new(0), most: AtomicUsize::new(0) };
+    let mut lease = Renewals(clock.clone(), vec![NOW_MS]);
+    let manner = Manner { clock: clock.clone(), ..manner(LIMITS.index, 0) };
+    let (manifest, done) = publish(&place, built, &manner, &mut lease).await.unwrap();
+    assert_eq!((manifest.shards.len(), done.files_removed.len()), (100, 100));
+    assert_eq!(place.most.into_inner(), crate::calls::CALLS_MAX);
+    lease.1.push(clock.now_ms());
+    let longest = lease.1.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    // Until one of those under way has come back.
+    let bound = RENEW_EVERY_MS + i64::try_from(crate::calls::CALLS_MAX).unwrap() * 60_000;
+    assert!(longest < bound, "{longest} ms without a renewal, of {}", clock.now_ms() - NOW_MS);
 }

@@ -4,7 +4,7 @@
 
 use crate::store::{STATE, Store};
 use crate::world::{AFTER_LEASE_MS, Input, Job, Rules, Running, Work, World, pages, wanted};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::task::{Context, Poll, Waker};
 use tidemark_runtime::state::{Held, StateStore};
@@ -15,28 +15,37 @@ const RULES: Rules = Rules { target: 4, max: 6, grace_hours: 0, per_index: 2 };
 /// Turns of two that take one lease, after which the order no longer branches.
 const TAKING_CALLS_MAX: u32 = 10;
 
-/// A world with runs in it, and what each of them has been answered so far.
+/// A world with runs in it, and what each of them has been answered so far, by call.
 struct Race {
     world: World,
     runs: Vec<Running>,
-    answered: Vec<DefaultHasher>,
+    answered: Vec<BTreeMap<String, DefaultHasher>>,
 }
+
+/// A call that waits: whose it is, and how many of its calls wait before it.
+type Turn = (usize, usize);
 
 impl Race {
     fn begin(before: &World, jobs: &[Job]) -> Self {
         let world = before.copy();
         let runs = jobs.iter().enumerate().map(|(actor, job)| world.start(actor, job)).collect();
-        Self { world, runs, answered: vec![DefaultHasher::new(); jobs.len()] }
+        Self { world, runs, answered: vec![BTreeMap::new(); jobs.len()] }
     }
 
-    /// The runs that wait for a call.
-    fn waiting(&mut self) -> Vec<usize> {
-        (0..self.runs.len()).filter(|actor| self.runs[*actor].advance(&self.world.store)).collect()
+    /// The calls that wait, and what they are.
+    fn waiting(&mut self) -> Vec<(Turn, String)> {
+        let mut turns = Vec::new();
+        for (actor, run) in self.runs.iter_mut().enumerate() {
+            run.advance(&self.world.store);
+            let calls = self.world.store.waiting(actor);
+            turns.extend(calls.into_iter().enumerate().map(|(older, call)| ((actor, older), call)));
+        }
+        turns
     }
 
-    fn step(&mut self, actor: usize) {
-        let answer = self.runs[actor].step(&self.world.store);
-        answer.hash(&mut self.answered[actor]);
+    fn step(&mut self, (actor, older): Turn) {
+        let (call, answer) = self.runs[actor].step_at(&self.world.store, older);
+        answer.hash(self.answered[actor].entry(call).or_default());
     }
 
     /// What decides how it goes on: the buckets, and what each run knows.
@@ -46,7 +55,10 @@ impl Race {
         for bucket in [crate::store::PUBLIC, crate::store::STATE] {
             objects.all(bucket).iter().for_each(|(key, object)| (key, &object.etag).hash(&mut all));
         }
-        self.answered.iter().for_each(|answered| answered.finish().hash(&mut all));
+        // In which order calls that went side by side were answered is forgotten.
+        for (actor, answered) in self.answered.iter().enumerate() {
+            answered.iter().for_each(|(call, answers)| (actor, call, answers.finish()).hash(&mut all));
+        }
         all.finish()
     }
 }
@@ -64,13 +76,10 @@ struct Ends {
 /// on as one.
 fn every_order(before: &World, jobs: &[Job], next: &Job) -> Ends {
     let (mut seen, mut ends) = (HashSet::new(), Ends::default());
-    let mut open: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut open: Vec<Vec<Turn>> = vec![Vec::new()];
     while let Some(mut order) = open.pop() {
         let mut race = Race::begin(before, jobs);
-        for actor in &order {
-            race.waiting();
-            race.step(*actor);
-        }
+        order.iter().for_each(|turn| race.step(*turn));
         loop {
             let waiting = race.waiting();
             if !seen.insert(race.fingerprint()) {
@@ -81,10 +90,10 @@ fn every_order(before: &World, jobs: &[Job], next: &Job) -> Ends {
                 break;
             };
             // Whatever nobody else touches may as well come first: only calls that meet branch.
-            let alone = waiting.iter().find(|actor| is_private(&race.world.store.peek(**actor)));
-            let first = alone.unwrap_or(first);
+            let alone = waiting.iter().find(|(_, call)| is_private(call));
+            let (first, _) = alone.unwrap_or(first);
             if alone.is_none() {
-                open.extend(waiting[1..].iter().map(|actor| [order.as_slice(), &[*actor]].concat()));
+                open.extend(waiting[1..].iter().map(|(turn, _)| [order.as_slice(), &[*turn]].concat()));
             }
             order.push(*first);
             race.step(*first);
@@ -99,7 +108,7 @@ fn is_private(call: &str) -> bool {
 }
 
 /// Both runs are over: the committed manifest and the bytes agree, or the next run mends it.
-fn end(race: &Race, next: &Job, order: &[usize], ends: &mut Ends) {
+fn end(race: &Race, next: &Job, order: &[Turn], ends: &mut Ends) {
     ends.orders += 1;
     let committed = |run: &&Running| matches!(run.outcome, Some(Ok(_)));
     ends.both_committed += usize::from(race.runs.iter().filter(committed).count() == race.runs.len());
@@ -167,7 +176,7 @@ fn a_run_whose_lease_is_not_renewed_writes_nothing_more() {
     let mut one = world.start(1, &Job::new("one", &with(&first, &[(10, 5)])));
     let mut leases = 0;
     while one.advance(&world.store) {
-        leases += usize::from(world.store.peek(1) == "PUT state/sitemaps/shop/state.json");
+        leases += usize::from(world.store.waiting(1) == ["PUT state/sitemaps/shop/state.json"]);
         // The first is the taking.
         if leases == 2 {
             break;
@@ -245,9 +254,9 @@ fn two_triggers_of_one_run_never_hold_one_lease_whatever_the_order_of_their_call
 fn random_order(mut race: Race, next: &Job, random: &mut Random, ends: &mut Ends) {
     let mut order = Vec::new();
     while let waiting @ [_, ..] = race.waiting().as_slice() {
-        let actor = waiting[usize::try_from(random.below(waiting.len() as u64)).unwrap()];
-        order.push(actor);
-        race.step(actor);
+        let (turn, _) = waiting[usize::try_from(random.below(waiting.len() as u64)).unwrap()];
+        order.push(turn);
+        race.step(turn);
     }
     end(&race, next, &order, ends);
 }

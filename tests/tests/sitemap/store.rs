@@ -78,21 +78,22 @@ impl Store {
         self.objects.lock().unwrap()
     }
 
-    /// The next call that waits, of anybody or of one actor.
+    /// The oldest call of `actor` that waits.
     pub(crate) fn next(&self, actor: usize) -> Option<Call> {
+        self.take(actor, 0)
+    }
+
+    /// The call of `actor` that waits behind `older` others of its calls.
+    pub(crate) fn take(&self, actor: usize, older: usize) -> Option<Call> {
         let mut waiting = self.waiting.lock().unwrap();
-        let at = waiting.iter().position(|call| call.actor == actor)?;
+        let (at, _) = waiting.iter().enumerate().filter(|(_, call)| call.actor == actor).nth(older)?;
         waiting.remove(at)
     }
 
-    /// What the next call of `actor` is.
-    pub(crate) fn peek(&self, actor: usize) -> String {
+    /// What the calls of `actor` are that wait, the oldest first.
+    pub(crate) fn waiting(&self, actor: usize) -> Vec<String> {
         let waiting = self.waiting.lock().unwrap();
-        waiting.iter().find(|call| call.actor == actor).map(Call::describe).unwrap_or_default()
-    }
-
-    pub(crate) fn is_waiting(&self, actor: usize) -> bool {
-        self.waiting.lock().unwrap().iter().any(|call| call.actor == actor)
+        waiting.iter().filter(|call| call.actor == actor).map(Call::describe).collect()
     }
 
     /// The effect of a call, and its answer.

@@ -7,9 +7,9 @@ use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tidemark_runtime::clock::{Clock, Time};
 use tidemark_runtime::state::Document;
@@ -355,6 +355,16 @@ pub(crate) struct Running {
     pub(crate) taken_over: Arc<Mutex<Option<TakenOver>>>,
 }
 
+/// Whether there is more to do before the next answer.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Running {
     /// Goes on until the next call, which is given, or until the end.
     pub(crate) fn next_call(&mut self, store: &Store) -> Option<Call> {
@@ -362,27 +372,33 @@ impl Running {
         store.next(self.actor)
     }
 
-    /// Has the call that waits done, and gives what was answered.
-    pub(crate) fn step(&mut self, store: &Store) -> String {
-        let call = self.next_call(store).expect("a call that waits");
-        let answer = store.perform(&call.request);
-        let answered = format!("{answer:?}");
-        call.answer(answer);
-        answered
+    /// Has the oldest call that waits done.
+    pub(crate) fn step(&mut self, store: &Store) {
+        self.step_at(store, 0);
     }
 
-    /// Goes on until a call waits, or until the end; false at the end.
+    /// Has the call done that waits behind `older` others, and gives what it was and what was answered.
+    pub(crate) fn step_at(&mut self, store: &Store, older: usize) -> (String, String) {
+        self.advance(store);
+        let call = store.take(self.actor, older).expect("a call that waits");
+        let answer = store.perform(&call.request);
+        let told = (call.describe(), format!("{answer:?}"));
+        call.answer(answer);
+        told
+    }
+
+    /// Goes on as far as it can without an answer; false at the end.
     pub(crate) fn advance(&mut self, store: &Store) -> bool {
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
         for _ in 0..POLLS_MAX {
-            if store.is_waiting(self.actor) {
-                return true;
-            }
             if self.outcome.is_some() {
                 return false;
             }
-            if let Poll::Ready(outcome) = self.future.as_mut().poll(&mut context) {
+            if let Poll::Ready(outcome) = self.future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 self.outcome = Some(outcome);
+            } else if !woken.0.swap(false, Ordering::Relaxed) && !store.waiting(self.actor).is_empty() {
+                return true;
             }
         }
         panic!("the run neither ends nor calls");
@@ -404,10 +420,12 @@ pub(crate) enum Fate {
     DieBefore,
     /// Done, and the process ends.
     DieAfter,
+    /// Not done, all others under way are, and the process ends.
+    DieAlone,
 }
 
-pub(crate) const FATES: [Fate; 6] =
-    [Fate::Busy, Fate::LoseAnswer, Fate::Deny, Fate::CutOff, Fate::DieBefore, Fate::DieAfter];
+pub(crate) const FATES: [Fate; 7] =
+    [Fate::Busy, Fate::LoseAnswer, Fate::Deny, Fate::CutOff, Fate::DieBefore, Fate::DieAfter, Fate::DieAlone];
 
 impl World {
     /// Runs `job`, whose call number `at` (from 1) meets `fate`. `None` where its process ended; and that call.
@@ -436,6 +454,12 @@ impl World {
                 Fate::DieBefore => return (None, hurt),
                 Fate::DieAfter => {
                     self.store.perform(&call.request);
+                    return (None, hurt);
+                }
+                Fate::DieAlone => {
+                    while let Some(other) = self.store.next(running.actor) {
+                        self.store.perform(&other.request);
+                    }
                     return (None, hurt);
                 }
             }
