@@ -239,6 +239,8 @@ enum Look {
 }
 
 const BLOCK: usize = 16;
+/// A mark for each byte of a block: all bits or none, as vector instructions compare.
+type Marks = [u8; BLOCK];
 
 /// Looks at a text without branches, block by block, so that the compiler turns it into vector instructions; the last
 /// block overlaps the one before. Nearly every text is of few kinds of characters, which a first look tells.
@@ -249,57 +251,58 @@ fn look(text: &[u8]) -> Look {
         &short
     });
     let (blocks, _) = text.as_chunks::<BLOCK>();
-    let mut unusual = [0; BLOCK];
-    look_for_unusual(last, &mut unusual);
-    for block in blocks {
-        look_for_unusual(block, &mut unusual);
-    }
-    if unusual == [0; BLOCK] {
+    if !any(last, blocks, is_unusual) {
         return Look::Plain;
     }
-    let (mut foreign, mut entities) = ([0; BLOCK], [0; BLOCK]);
-    look_at(last, &mut foreign, &mut entities);
+    match (any(last, blocks, is_foreign), any(last, blocks, is_entity)) {
+        (true, _) => Look::Foreign,
+        (false, true) => Look::Entities,
+        (false, false) => Look::Plain,
+    }
+}
+
+/// Whether `mark` marks any byte of these blocks.
+#[inline(always)]
+fn any(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
+    let marks = |block: &[u8; BLOCK]| -> Marks { std::array::from_fn(|at| mark(block[at])) };
+    let mut all = marks(last);
     for block in blocks {
-        look_at(block, &mut foreign, &mut entities);
+        all.iter_mut().zip(marks(block)).for_each(|(all, mark)| *all |= mark);
     }
-    told(foreign, entities)
+    all.iter().fold(0, |any, mark| any | mark) != 0
 }
 
-/// Marks every byte that is not `-` to `;`, `=`, `?`, `A` to `Z`, `_` or `a` to `z`: what is left needs no escaping.
 #[inline(always)]
-fn look_for_unusual(block: &[u8; BLOCK], unusual: &mut [u8; BLOCK]) {
-    for (byte, unusual) in block.iter().zip(unusual) {
-        let outside = |byte: u8, low: u8, high: u8| u8::from(byte.wrapping_sub(low) > high - low);
-        *unusual |= outside(*byte, b'-', b';')
-            & outside(*byte | 0x20, b'a', b'z')
-            & u8::from(*byte | 2 != b'?')
-            & u8::from(*byte != b'_');
-    }
+fn outside(byte: u8, low: u8, high: u8) -> u8 {
+    if byte.wrapping_sub(low) > high - low { u8::MAX } else { 0 }
 }
 
-/// Marks every byte that is not `!`, `$`, `&` to `;`, `=`, `?` to `Z`, `_`, `a` to `z` or `~`, and every `&` and `'`.
+/// Marks what is not `-` to `;`, `=`, `?`, `A` to `Z`, `_` or `a` to `z`: what is left needs no escaping.
 #[inline(always)]
-fn look_at(block: &[u8; BLOCK], foreign: &mut [u8; BLOCK], entities: &mut [u8; BLOCK]) {
-    for ((byte, foreign), entities) in block.iter().zip(foreign).zip(entities) {
-        let outside = |low: u8, high: u8| u8::from(byte.wrapping_sub(low) > high - low);
-        *foreign |= outside(b'&', b';')
-            & outside(b'?', b'Z')
-            & outside(b'a', b'z')
-            & outside(b'!', b'!')
-            & outside(b'$', b'$')
-            & outside(b'=', b'=')
-            & outside(b'_', b'_')
-            & outside(b'~', b'~');
-        *entities |= u8::from(byte.wrapping_sub(b'&') <= 1);
-    }
+fn is_unusual(byte: u8) -> u8 {
+    outside(byte, b'-', b';')
+        & outside(byte | 0x20, b'a', b'z')
+        & outside(byte | 2, b'?', b'?')
+        & outside(byte, b'_', b'_')
 }
 
-fn told(foreign: [u8; BLOCK], entities: [u8; BLOCK]) -> Look {
-    match (foreign == [0; BLOCK], entities == [0; BLOCK]) {
-        (true, true) => Look::Plain,
-        (true, false) => Look::Entities,
-        (false, _) => Look::Foreign,
-    }
+/// Marks what is not `!`, `$`, `&` to `;`, `=`, `?` to `Z`, `_`, `a` to `z` or `~`.
+#[inline(always)]
+fn is_foreign(byte: u8) -> u8 {
+    outside(byte, b'&', b';')
+        & outside(byte, b'?', b'Z')
+        & outside(byte, b'a', b'z')
+        & outside(byte, b'!', b'!')
+        & outside(byte, b'$', b'$')
+        & outside(byte, b'=', b'=')
+        & outside(byte, b'_', b'_')
+        & outside(byte, b'~', b'~')
+}
+
+/// Marks `&` and `'`.
+#[inline(always)]
+fn is_entity(byte: u8) -> u8 {
+    !outside(byte, b'&', b'\'')
 }
 
 fn trim_spaces(mut bytes: &[u8]) -> &[u8] {

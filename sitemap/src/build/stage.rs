@@ -6,7 +6,7 @@ use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::report::Report;
 use crate::row::ROW_FORMAT;
-use crate::xml;
+use crate::xml::{self, PART_BYTES};
 use libdeflater::{CompressionLvl, Compressor};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -102,13 +102,18 @@ impl<'a> Stage<'a> {
     /// Writes the XML of `piece` to `path`, a part at a time while it is in the processor's cache; gives size and hash.
     fn write_plain(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
         let (mut file, mut hash, mut bytes) = (File::create(path)?, XxHash3_128::new(), 0);
-        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, |part| {
+        let mut write = |part: &[u8]| {
             hash.write(part);
             bytes += part.len() as u64;
-            file.write_all(part)?;
-            part.clear();
+            file.write_all(part)
+        };
+        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, |part| {
+            let whole = part.len() / PART_BYTES * PART_BYTES;
+            write(&part[..whole])?;
+            part.drain(..whole);
             Ok::<_, io::Error>(())
         })?;
+        write(&self.xml)?;
         assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
         Ok((bytes, hex(hash.finish_128())))
     }
