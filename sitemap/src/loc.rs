@@ -251,10 +251,10 @@ fn look(text: &[u8]) -> Look {
         &short
     });
     let (blocks, _) = text.as_chunks::<BLOCK>();
-    if !any(last, blocks, is_unusual) {
+    if !any_marked(last, blocks, is_unusual) {
         return Look::Plain;
     }
-    match (any(last, blocks, is_foreign), any(last, blocks, is_entity)) {
+    match (any_marked(last, blocks, is_foreign), any_marked(last, blocks, is_entity)) {
         (true, _) => Look::Foreign,
         (false, true) => Look::Entities,
         (false, false) => Look::Plain,
@@ -263,7 +263,7 @@ fn look(text: &[u8]) -> Look {
 
 /// Whether `mark` marks any byte of these blocks.
 #[inline(always)]
-fn any(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
+fn any_marked(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
     let marks = |block: &[u8; BLOCK]| -> Marks { std::array::from_fn(|at| mark(block[at])) };
     let mut all = marks(last);
     for block in blocks {

@@ -396,8 +396,9 @@ impl Lease for Renewals {
 async fn files_of_a_step_go_side_by_side_and_the_lease_is_renewed_meanwhile() {
     let input: Input = (0..4000).map(|page| (page, 1)).collect();
     let work_dir = tempfile::tempdir().unwrap();
-    let mut world = start(&Input::new(), LIMITS.index);
-    world.manifest.retired = (0..100).map(|n| Retired { file: format!("old-{n}.xml.gz"), since_ms: 0 }).collect();
+    let retired = (0..100).map(|n| Retired { file: format!("old-{n}.xml.gz"), since_ms: 0 }).collect();
+    let manifest = Manifest { retired, ..Manifest::empty(BASE) };
+    let world = World { files: BTreeMap::new(), manifest, intent: Vec::new(), index: LIMITS.index };
     let built = built(&world, &input, work_dir.path());
     let clock = Clock::simulated(NOW_MS);
     let place = Slow { clock: clock.clone(), under_way: AtomicUsize::new(0), most: AtomicUsize::new(0) };
