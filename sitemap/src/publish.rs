@@ -9,7 +9,7 @@
 //! 4. the final indexes;
 //! 5. after a grace period, files that no index names any more are removed, and indexes that are left without a shard.
 //!
-//! Files of one step go side by side ([`crate::calls`]); the steps wait for each other.
+//! Files of one step go side by side (`calls.rs`); the steps wait for each other.
 //!
 //! Which index names what is read from the indexes themselves, not from memory, so this holds after a run that was killed
 //! anywhere, too. The lease is renewed before the first file, before every index, before files are removed, and within a
