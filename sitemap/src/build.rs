@@ -61,6 +61,8 @@ pub struct Options {
     pub kinds_drop_percent_max: BTreeMap<String, u32>,
     /// Who allows a greater drop in this run, and why, if somebody does.
     pub accept_drop: Option<String>,
+    /// Whether a sitemap that is sorted by something else is cut anew: every page goes into a new file.
+    pub reshard: bool,
     /// The run's ID.
     pub run: String,
     /// When changed rows are published, in milliseconds since the epoch: what the index says of their shards.
@@ -84,6 +86,7 @@ impl Options {
             drop_percent_max: DROP_PERCENT_MAX,
             kinds_drop_percent_max: BTreeMap::new(),
             accept_drop: None,
+            reshard: false,
             run: run.into(),
             sort_memory_bytes: MEMORY_BYTES,
             rows_read: Arc::default(),
@@ -115,6 +118,17 @@ pub enum BuildError {
         /// The site in the manifest.
         old: String,
         /// The site asked for.
+        new: String,
+    },
+    /// The manifest is of rows in another order.
+    #[error(
+        "the shards are of pages sorted by {old}, and now they are by {new}: set it back, or have every page go into a new \
+         file once, with --reshard"
+    )]
+    OtherKey {
+        /// What the manifest says.
+        old: String,
+        /// What is asked for.
         new: String,
     },
     /// Pages have versions in other languages, which takes more than one pass; build with [`Order::Unknown`].
@@ -216,7 +230,7 @@ pub fn from_files(
     options: &Options,
     standing: Standing<'_>,
 ) -> Result<(Built, Vec<u128>), BuildError> {
-    let pass = |order| {
+    let pass = |order: Order| {
         let mut build = Build::new(previous.clone(), work_dir, options, order, standing)?;
         let hashes = if order == Order::Given && (2..=merge::FILES_MAX).contains(&inputs.len()) {
             let addresses = options.policy.addresses()?;
@@ -229,6 +243,9 @@ pub fn from_files(
         };
         Ok::<_, BuildError>((build.finish()?, hashes))
     };
+    if options.policy.sort_key {
+        return pass(Order::Unknown);
+    }
     match pass(Order::Given) {
         Err(error) if error.wants_sorting() => pass(Order::Unknown),
         outcome => outcome,
@@ -240,6 +257,22 @@ fn stopped(error: SourceError<BuildError>) -> BuildError {
         SourceError::Stopped(stop) => stop,
         other => BuildError::Source(Box::new(other)),
     }
+}
+
+/// The manifest to go on from, with rows in the order that the options ask for; and the one that it was, where the sitemap is
+/// cut anew for that.
+fn ordered(previous: Manifest, options: &Options) -> Result<(Manifest, Option<Manifest>), BuildError> {
+    let wanted = options.policy.sorted_by();
+    if previous.sort_key == wanted {
+        return Ok((previous, None));
+    }
+    if previous.shards.is_empty() {
+        return Ok((previous.anew(wanted), None));
+    }
+    if !options.reshard {
+        return Err(BuildError::OtherKey { old: previous.sort_key, new: wanted.to_owned() });
+    }
+    Ok((previous.clone().anew(wanted), Some(previous)))
 }
 
 /// Tells whether a shard's file still is what the manifest says.
@@ -259,6 +292,8 @@ pub struct Build<'a> {
     options: &'a Options,
     gate: Gate,
     sorter: Option<Sorter>,
+    /// Takes the rows that are left, each of another loc, where they are cut by a sort key.
+    by_key: Option<Sorter>,
     rows_read: Arc<AtomicU64>,
     /// A row on its way to the sorter.
     row: Vec<u8>,
@@ -288,6 +323,7 @@ impl<'a> Build<'a> {
         if previous.base_url != base {
             return Err(BuildError::OtherSite { old: previous.base_url, new: base.to_owned() });
         }
+        let (previous, cut_anew) = ordered(previous, options)?;
         let staging = work_dir.join(keys::STAGING_DIR);
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(io_error(&staging))?;
@@ -297,11 +333,14 @@ impl<'a> Build<'a> {
         let mut ledger = Ledger::new(Box::new(BufWriter::new(File::create(&rejects).map_err(io_error(&rejects))?)));
         // Kinds with a guard are counted by name, however many others there are.
         ledger.report.kinds = options.kinds_drop_percent_max.keys().map(|kind| (kind.clone(), 0)).collect();
-        let stage = Stage::new(previous, staging, options, standing)?;
+        let stage = Stage::new(previous, cut_anew, staging, options, standing)?;
+        let sort_key = options.policy.sort_key;
+        let sort_memory_bytes = options.sort_memory_bytes / if sort_key { 2 } else { 1 };
         Ok(Self {
             options,
             gate: Gate::new(options.policy.clone(), ledger)?,
-            sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), options.sort_memory_bytes)),
+            sorter: (order == Order::Unknown || sort_key).then(|| Sorter::new(work_dir.to_owned(), sort_memory_bytes)),
+            by_key: sort_key.then(|| Sorter::by_key(work_dir.to_owned(), sort_memory_bytes)),
             rows_read: Arc::clone(&options.rows_read),
             row: Vec::new(),
             newest: options.policy.select.newest.map(Newest::new),
@@ -309,7 +348,7 @@ impl<'a> Build<'a> {
             stage,
             emitted: 0,
             any_versions: false,
-            sort_memory_bytes: options.sort_memory_bytes,
+            sort_memory_bytes,
         })
     }
 
@@ -339,6 +378,12 @@ impl<'a> Build<'a> {
         for row in self.newest.take().map(Newest::into_rows).unwrap_or_default() {
             self.cutter.unplaced().0.extend_from_slice(&row);
             self.place_waiting()?;
+        }
+        if let Some(by_key) = self.by_key.take() {
+            by_key.drain(|row| {
+                self.cutter.unplaced().0.extend_from_slice(row);
+                self.cutter.place(&mut self.stage)
+            })?;
         }
         self.cutter.finish(&mut self.stage)?;
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
@@ -411,7 +456,11 @@ impl<'a> Build<'a> {
         let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
         let Some(newest) = &mut self.newest else {
             self.emitted += 1;
-            return self.cutter.place(&mut self.stage);
+            let Some(by_key) = &mut self.by_key else { return self.cutter.place(&mut self.stage) };
+            let end = start + waiting.as_bytes().len();
+            by_key.push(waiting.as_bytes())?;
+            rows.drain(start..end);
+            return Ok(());
         };
         let (end, too_old) = (start + waiting.as_bytes().len(), newest.take(&waiting));
         rows.drain(start..end);
@@ -461,6 +510,8 @@ impl Sink for Build<'_> {
 /// What a pass made, or the parts of one, on its way to be a whole.
 pub(crate) struct Assembly<'a> {
     pub(crate) previous: Manifest,
+    /// The manifest before that, where the sitemap is cut anew.
+    pub(crate) cut_anew: Option<Manifest>,
     pub(crate) shards: Vec<Shard>,
     pub(crate) changes: Vec<Change>,
     pub(crate) strays: &'a [Stray],
@@ -472,7 +523,7 @@ pub(crate) struct Assembly<'a> {
 impl Assembly<'_> {
     /// Holds the whole against the guards and makes its manifest.
     pub(crate) fn finish(self) -> Result<Built, BuildError> {
-        let Self { previous, mut shards, options, mut report, .. } = self;
+        let Self { previous, cut_anew, mut shards, options, mut report, .. } = self;
         // That nothing is new is a state of the world; a list of which nothing could be read is none. An empty sitemap is
         // not valid, and one that is gone is an error to every crawler, so the last one stays.
         let is_empty = report.emitted == 0 && report.excluded_total() > 0;
@@ -484,9 +535,12 @@ impl Assembly<'_> {
         let mut accepted = None;
         if stays {
             report.flag(NOTHING_NEW, 1);
+            if let Some(before) = cut_anew {
+                return Ok(Built { report, ..Built::unchanged(before) });
+            }
             (shards, kinds) = (previous.shards.clone(), previous.kinds.clone());
         } else {
-            accepted = guard::check(options, &previous, &mut report)?;
+            accepted = guard::check(options, cut_anew.as_ref().unwrap_or(&previous), &mut report)?;
         }
         kinds.retain(|_, rows| *rows > 0);
         let mut retired = previous.retired.clone();

@@ -87,7 +87,7 @@ impl Meeting {
                 }
             }
             Some(Note::Foreign) => self.foreign.push(extra.to_vec()),
-            Some(Note::Links) => {}
+            Some(Note::Links | Note::Old | Note::New) => {}
         }
         Ok(())
     }

@@ -34,10 +34,12 @@ pub enum Column {
     Videos,
     /// What makes it a news article, as JSON.
     News,
+    /// What it is sorted by, where rows are not by their address.
+    SortKey,
 }
 
 /// The names of the columns, in the order of [`Column`].
-pub const COLUMNS: [&str; 13] = [
+pub const COLUMNS: [&str; 14] = [
     "loc",
     "lastmod",
     "changefreq",
@@ -51,6 +53,7 @@ pub const COLUMNS: [&str; 13] = [
     "images",
     "videos",
     "news",
+    "sort_key",
 ];
 
 /// Where each column stands in one input, or nowhere.
@@ -200,6 +203,7 @@ mod tests {
     fn the_names_are_in_the_order_of_the_columns() {
         assert_eq!(COLUMNS[Column::Status as usize], "status");
         assert_eq!(COLUMNS[Column::News as usize], "news");
-        assert_eq!(COLUMNS.len(), Column::News as usize + 1);
+        assert_eq!(COLUMNS[Column::SortKey as usize], "sort_key");
+        assert_eq!(COLUMNS.len(), Column::SortKey as usize + 1);
     }
 }

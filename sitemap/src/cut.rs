@@ -149,10 +149,10 @@ impl Cutter {
     /// Places the first row that is not placed yet, if there is one; it sorts after every one before it.
     pub(crate) fn place<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
         let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
-        let is_next = |next: &Shard| row.loc() >= next.lower.as_bytes();
+        let is_next = |next: &Shard| row.key() >= next.lower.as_bytes();
         let (row_bytes, mut with) = (row.as_bytes().len(), self.size);
         with.add(&row);
-        if self.is_full(&with, row.loc()) || self.old.get(self.range + 1).is_some_and(is_next) {
+        if self.is_full(&with, row.key()) || self.old.get(self.range + 1).is_some_and(is_next) {
             with = self.make_way(sink)?;
         }
         (self.last_start, self.placed, self.size) = (self.placed, self.placed + row_bytes, with);
@@ -171,7 +171,7 @@ impl Cutter {
     fn make_way<T: Take>(&mut self, sink: &mut T) -> Result<Size, T::Error> {
         let row = self.rows[self.placed..].to_vec();
         let Some(row) = Row::first(&row) else { return Ok(self.size) };
-        let key = row.loc();
+        let key = row.key();
         while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
             self.close_range(sink)?;
         }
@@ -279,7 +279,7 @@ impl Cutter {
         (self.hash, self.hashed) = (XxHash3_128::new(), 0);
         self.hash_to(end);
         self.emit(end, last_start, &first, sink)?;
-        self.lower = Row::first(&self.rows[end..]).map(|row| row.loc().to_vec()).unwrap_or_default();
+        self.lower = Row::first(&self.rows[end..]).map(|row| row.key().to_vec()).unwrap_or_default();
         self.rows.drain(..end);
         self.last_start -= end;
         self.placed -= end;
@@ -290,7 +290,7 @@ impl Cutter {
 
     fn emit<T: Take>(&mut self, end: usize, last_start: usize, size: &Size, sink: &mut T) -> Result<(), T::Error> {
         assert!(!self.is_over(size), "limits hold");
-        let last = Row::first(&self.rows[last_start..end]).map(|row| row.loc()).unwrap_or_default();
+        let last = Row::first(&self.rows[last_start..end]).map(|row| row.key()).unwrap_or_default();
         let Size { urls, spaces, .. } = *size;
         let (rows, rows_hash, xml_bytes) = (&self.rows[..end], self.hash.finish_128(), size.shard_bytes());
         sink.take(&Piece { old: self.heir.take(), lower: &self.lower, last, rows, rows_hash, urls, xml_bytes, spaces })

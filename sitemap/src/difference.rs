@@ -1,12 +1,16 @@
 //! Which pages differ between two sitemaps, from their shards alone, one shard of each side in memory.
 //!
 //! Both sides give their pages in one order, by loc; so two streams are merged, and nothing is kept. What stands out of
-//! order is found and told, never compared wrongly.
+//! order is found and told, never compared wrongly. Shards that are cut by a sort key have no such order: their pages are
+//! sorted first, in bounded memory.
 
 use crate::build::Built;
 use crate::calls::side_by_side;
 use crate::manifest::Shard;
+use crate::pages::BY_ADDRESS;
+use crate::row::{self, Note, Row};
 use crate::site::Target;
+use crate::sort::{SortError, Sorter};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use std::cmp::Ordering;
@@ -46,6 +50,9 @@ pub enum DifferenceError<E> {
     /// Pages are not in the order of their addresses.
     #[error("{0} is not in the order of its addresses")]
     Order(String),
+    /// Pages could not be sorted.
+    #[error(transparent)]
+    Sort(#[from] SortError),
     /// A shard could not be had, or the taker stopped.
     #[error(transparent)]
     Other(E),
@@ -144,6 +151,92 @@ pub fn differences<E>(
     }
 }
 
+/// Rows held in memory where pages have to be sorted, in bytes.
+pub(crate) const MEMORY_BYTES: usize = 16 << 20;
+
+/// All pages of both sides, each with the number of its file, sorted by address and then the old before the new one. Sorts in
+/// this directory, with so much memory.
+///
+/// # Errors
+/// A [`DifferenceError`].
+pub(crate) fn sorted_pages<E>(
+    old: (&[String], &mut ReadShard<'_, E>),
+    new: (&[String], &mut ReadShard<'_, E>),
+    (dir, memory_bytes): (&Path, usize),
+) -> Result<Sorter, DifferenceError<E>> {
+    let mut sorter = Sorter::new(dir.to_owned(), memory_bytes);
+    gather(old, Note::Old, &mut sorter)?;
+    gather(new, Note::New, &mut sorter)?;
+    Ok(sorter)
+}
+
+fn gather<E>(
+    (files, read): (&[String], &mut ReadShard<'_, E>),
+    note: Note,
+    sorter: &mut Sorter,
+) -> Result<(), DifferenceError<E>> {
+    let mut record = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        let xml = read(file).map_err(DifferenceError::Other)?;
+        let number = (number as u64).to_le_bytes();
+        for page in pages(&xml).ok_or_else(|| DifferenceError::Shard(file.clone()))? {
+            let parts = [&number[..], &page.hash.to_le_bytes(), page.lastmod.as_bytes()];
+            row::note(&mut record, note, page.loc.as_bytes(), &parts);
+            sorter.push(&record)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a record of [`sorted_pages`] says: whether it is of the new side, the number of its file, and the page.
+pub(crate) fn page_of(record: &[u8]) -> Option<(bool, usize, Page)> {
+    let row = Row::first(record)?;
+    let (number, rest) = row.extra().split_first_chunk()?;
+    let (hash, lastmod) = rest.split_first_chunk()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let page = Page { loc: text(row.loc()), lastmod: text(lastmod), hash: u64::from_le_bytes(*hash) };
+    Some((row.note()? == Note::New, usize::try_from(u64::from_le_bytes(*number)).ok()?, page))
+}
+
+/// As [`differences`], for shards whose pages are in any order.
+fn differences_unordered<E>(
+    old: (&[String], &mut ReadShard<'_, E>),
+    new: (&[String], &mut ReadShard<'_, E>),
+    dir: &Path,
+    take: &mut TakeDifference<'_, E>,
+) -> Result<(), DifferenceError<E>> {
+    let mut before: Option<Page> = None;
+    let mut told = |before: Option<&Page>, after: Option<&Page>| {
+        let difference = match (before, after) {
+            (Some(before), Some(after)) if before.hash == after.hash => return Ok(()),
+            (Some(_), Some(_)) => Difference::Edited,
+            (Some(_), None) => Difference::Removed,
+            (None, Some(_)) => Difference::Added,
+            (None, None) => return Ok(()),
+        };
+        take(difference, before, after).map_err(DifferenceError::Other)
+    };
+    sorted_pages(old, new, (dir, MEMORY_BYTES))?.drain(|record| {
+        let Some((is_new, _, page)) = page_of(record) else { return Ok(()) };
+        let waiting = before.take();
+        match (waiting, is_new) {
+            (Some(old), true) if old.loc == page.loc => told(Some(&old), Some(&page)),
+            (Some(old), true) => told(Some(&old), None).and_then(|()| told(None, Some(&page))),
+            (None, true) => told(None, Some(&page)),
+            // What a killed run left may be there twice.
+            (Some(old), false) if old.loc == page.loc => {
+                before = Some(page);
+                Ok(())
+            }
+            (waiting, false) => {
+                before = Some(page);
+                told(waiting.as_ref(), None)
+            }
+        }
+    })?;
+    told(before.as_ref(), None)
+}
+
 /// Gives every page that `built` changes to `take`, as [`differences`] does. Shards that were not made anew lie in `dir`; an
 /// old one that does not counts as empty.
 ///
@@ -164,6 +257,9 @@ pub fn differences_of(
         Some(staged) => fs::read(staged).and_then(unpack),
         None => fs::read(dir.join(file)).and_then(unpack),
     };
+    if [&built.previous, &built.manifest].iter().any(|manifest| manifest.sort_key != BY_ADDRESS) {
+        return differences_unordered((&old, &mut read_old), (&new, &mut read_new), dir, take);
+    }
     differences((&old, &mut read_old), (&new, &mut read_new), take)
 }
 
@@ -252,6 +348,28 @@ mod tests {
         let mut read_new = |file: &str| new.get(file).cloned().ok_or_else(|| file.to_owned());
         differences((&files(&old), &mut read_old), (&files(&new), &mut read_new), &mut take)?;
         Ok(told)
+    }
+
+    #[test]
+    fn pages_in_any_order_are_told_like_those_in_order() {
+        let mut old = [("a", "1"), ("b&c", "1"), ("d", ""), ("e", "1"), ("x", "2")];
+        let mut new = [("a", "1"), ("b&c", "2"), ("e", "1"), ("f", ""), ("x", "3")];
+        let told = compare(&[&old[..2], &old[2..]], &[&new[..1], &new[1..]]).unwrap();
+        assert_eq!(told.len(), 4);
+        old.reverse();
+        new.rotate_left(2);
+        let shards = [shard(&old[..3]), shard(&old[3..]), shard(&new[..2]), shard(&new[2..])];
+        let names: Vec<String> = (0..4).map(|n| n.to_string()).collect();
+        let read = |file: &str| Ok::<_, io::Error>(shards[file.parse::<usize>().unwrap()].clone());
+        let mut again = Told::new();
+        let mut take = |difference, before: Option<&Page>, after: Option<&Page>| {
+            again.push((difference, before.or(after).map(|page| page.loc.clone()).unwrap_or_default()));
+            Ok(())
+        };
+        let dir = tempfile::tempdir().unwrap();
+        differences_unordered((&names[..2], &mut { read }), (&names[2..], &mut { read }), dir.path(), &mut take)
+            .unwrap();
+        assert_eq!(again, told);
     }
 
     #[test]

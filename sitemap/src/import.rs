@@ -357,9 +357,10 @@ pub fn compare(
     compare_with(import, &built_anew(inputs, &comparable(options), &work_dir.join("here"))?, options, work_dir)
 }
 
-/// `options` for shards that are only compared.
+/// `options` for shards that are only compared, by the addresses of their pages.
 fn comparable(options: &Options) -> Options {
     Options {
+        policy: Policy { sort_key: false, ..options.policy.clone() },
         packing: Packing::Plain,
         drop_percent_max: 100,
         kinds_drop_percent_max: BTreeMap::new(),

@@ -22,6 +22,8 @@ pub const RUN_REPORT: &str = "report.json";
 pub const RUN_REPORT_PAGE: &str = "report.html";
 /// Files of the input, in a run's working directory.
 pub const INPUT_DIR: &str = "input";
+/// Public files as they are, in a run's working directory.
+pub const PUBLIC_DIR: &str = "public";
 /// The rows of a query's result, among the files of the input.
 pub const RESULT_ROWS: &str = "rows.ndjson";
 /// What one run at a time holds, in the state directory.

@@ -4,6 +4,7 @@
 //! knowledge that a shard need not be made again. JSON, version 1; every manifest is written once and never changed.
 
 use crate::guard::Accepted;
+use crate::pages::BY_ADDRESS;
 use crate::row::ROW_FORMAT;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -70,7 +71,7 @@ pub struct Manifest {
     pub row_format: u32,
     /// The site.
     pub base_url: String,
-    /// What rows are sorted by.
+    /// What rows are sorted by, by [`crate::pages::Policy::sorted_by`].
     pub sort_key: String,
     /// The compression library that made the files of the last run.
     pub compressor: String,
@@ -90,8 +91,8 @@ pub struct Manifest {
     pub shards: Vec<Shard>,
     /// Files that wait to be removed.
     pub retired: Vec<Retired>,
-    /// Files of a sitemap that was taken over and that could not be kept: the index names them until the next run has
-    /// published their pages and retires them.
+    /// Files that an index names and that hold no shard: those of a sitemap that was taken over and that could not be kept.
+    /// The next run publishes their pages and retires them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outgoing: Vec<String>,
     /// How many rows of each kind passed, where the input tells kinds: what the next run's guards begin from.
@@ -121,7 +122,7 @@ impl Manifest {
             version: MANIFEST_VERSION,
             row_format: ROW_FORMAT,
             base_url: base_url.to_owned(),
-            sort_key: "loc".to_owned(),
+            sort_key: BY_ADDRESS.to_owned(),
             compressor: String::new(),
             level: 0,
             run: String::new(),
@@ -167,6 +168,15 @@ impl Manifest {
     pub fn indexes(&self) -> BTreeSet<u32> {
         let first = (!self.shards.is_empty()).then_some(first());
         self.shards.iter().map(|shard| shard.index).chain(first).collect()
+    }
+
+    /// The manifest from which the same pages are cut anew, sorted by `sort_key`: its files stay until new ones hold their
+    /// pages.
+    #[must_use]
+    pub(crate) fn anew(self, sort_key: &str) -> Self {
+        let files = self.shards.iter().map(|shard| shard.file.clone());
+        let outgoing = files.chain(self.outgoing.iter().cloned()).collect();
+        Self { sort_key: sort_key.to_owned(), shards: Vec::new(), outgoing, ..self }
     }
 
     /// Every file that it knows.

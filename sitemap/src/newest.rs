@@ -81,9 +81,9 @@ mod tests {
         let mut out = Vec::new();
         row::begin(&mut out);
         out.extend_from_slice(loc.as_bytes());
-        let loc_end = out.len();
+        let loc = row::HEADER_BYTES..out.len();
         out.extend_from_slice(lastmod.as_bytes());
-        row::finish(&mut out, (0, loc_end), false, Changefreq::default(), b"");
+        row::finish(&mut out, (0, loc), false, Changefreq::default(), b"");
         out
     }
 

@@ -14,11 +14,15 @@ use crate::loc::BaseUrl;
 use crate::report::{Ledger, Outcome};
 use crate::row::{self, Changefreq};
 use crate::select::Select;
+use crate::sort_key;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use std::io;
 
 pub use crate::columns::COLUMNS;
+
+/// What rows are sorted by where nothing else is said, as a manifest names it.
+pub const BY_ADDRESS: &str = "loc";
 
 /// Why a row of a site with several sitemaps is in none of them.
 pub const UNSELECTED: &str = "no sitemap of the site selects it by kind, locale or host";
@@ -77,6 +81,8 @@ pub struct Policy {
     pub news: Publication,
     /// What the columns are called in the input.
     pub columns: Columns,
+    /// Whether rows are sorted by their column `sort_key`, and not by their address.
+    pub sort_key: bool,
 }
 
 /// The settings that shape rows, as a table of a site's settings or a file of their own: all may be left out.
@@ -93,6 +99,8 @@ pub struct Settings {
     pub news: Publication,
     /// [`Policy::columns`].
     pub columns: Columns,
+    /// [`Policy::sort_key`].
+    pub sort_key: bool,
     /// Search engines whose limits shards keep to.
     pub engines: Vec<Engine>,
 }
@@ -117,8 +125,8 @@ impl Policy {
     /// The policy with what `settings` say.
     #[must_use]
     pub fn with(self, settings: Settings) -> Self {
-        let Settings { hosts, canonical, select, news, columns, engines: _ } = settings;
-        Self { hosts, canonical, select, news, columns, ..self }
+        let Settings { hosts, canonical, select, news, columns, sort_key, engines: _ } = settings;
+        Self { hosts, canonical, select, news, columns, sort_key, ..self }
     }
 
     /// The policy of a site at `base` for a run at `now_ms`, of which nothing else is said.
@@ -134,7 +142,14 @@ impl Policy {
             others: Vec::new(),
             news: Publication::default(),
             columns: Columns::default(),
+            sort_key: false,
         }
+    }
+
+    /// What rows are sorted by, as a manifest names it: the column, or `loc` for their address.
+    #[must_use]
+    pub fn sorted_by(&self) -> &str {
+        if self.sort_key { self.columns.name(Column::SortKey) } else { BY_ADDRESS }
     }
 
     /// What makes an address of a loc.
@@ -149,11 +164,11 @@ impl Policy {
     /// part of it only where rows are selected by it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, others: _, news, columns } = self;
+        let Self { base, lastmod_zone, now_ms, hosts, canonical, select, others: _, news, columns, sort_key } = self;
         let zone = lastmod_zone.as_ref().map(|zone| zone.iana_name().unwrap_or("fixed"));
         let now_ms = select.depends_on_time().then_some(now_ms);
         format!(
-            "{} {} {zone:?} {now_ms:?} {hosts:?} {canonical:?} {select:?} {news:?} {columns:?}",
+            "{} {} {zone:?} {now_ms:?} {hosts:?} {canonical:?} {select:?} {news:?} {columns:?} {sort_key}",
             row::ROW_FORMAT,
             base.as_str()
         )
@@ -219,6 +234,9 @@ impl Gate {
     fn append(&mut self, page: &RawPage<'_>, start: usize, out: &mut Vec<u8>) -> io::Result<bool> {
         let (loc, lastmod) = (page.field(Column::Loc), page.field(Column::Lastmod));
         self.ledger.report.input += 1;
+        let unkeyed =
+            if self.policy.sort_key { sort_key::append(page.field(Column::SortKey), out).err() } else { None };
+        let loc_start = out.len();
         let entities = match self.addresses.resolve(loc, out) {
             Ok(entities) => entities,
             Err(fault) => {
@@ -226,7 +244,7 @@ impl Gate {
                 return Ok(false);
             }
         };
-        let (loc_start, loc_end) = (start + row::HEADER_BYTES, out.len());
+        let loc_end = out.len();
         // Most page lists have nothing beside loc and lastmod, and most sitemaps take every row.
         let more = page.has_more();
         if (more || self.selects) && self.is_excluded(page, &out[loc_start..])? {
@@ -241,9 +259,12 @@ impl Gate {
             self.ledger.note(Outcome::Excluded, reason, page.line, loc, "")?;
             return Ok(false);
         }
+        if let Some(reason) = unkeyed {
+            self.ledger.note(Outcome::Flagged, reason, page.line, loc, "")?;
+        }
         self.extensions.clear();
         if !more && !self.policy.select.news {
-            row::finish(out, (start, loc_end), entities, Changefreq::default(), b"");
+            row::finish(out, (start, loc_start..loc_end), entities, Changefreq::default(), b"");
             return Ok(true);
         }
         if self.extend(page, &out[loc_start..loc_end])? {
@@ -251,7 +272,7 @@ impl Gate {
         }
         let (changefreq, priority) = (self.changefreq(page)?, self.priority(page)?);
         self.ledger.report.count_kind(page.field(Column::Kind));
-        row::finish(out, (start, loc_end), entities, changefreq, priority);
+        row::finish(out, (start, loc_start..loc_end), entities, changefreq, priority);
         if !self.extensions.xml.is_empty() {
             row::extend(out, start, &self.extensions.xml, self.extensions.spaces);
         }

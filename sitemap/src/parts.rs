@@ -349,6 +349,7 @@ impl Parts<'_> {
         let changes = side_by_side(staged_files, get).await?;
         let assembly = build::Assembly {
             previous: self.previous.clone(),
+            cut_anew: None,
             shards,
             changes,
             strays: self.strays,

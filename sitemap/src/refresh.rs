@@ -14,14 +14,16 @@ pub(crate) use surroundings::state;
 pub use surroundings::{Surroundings, committed};
 
 use crate::athena::{Fetch, ParameterError, Statement};
-use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
+use crate::build::{Build, BuildError, Built, Options, Order, Standing, Stray};
 use crate::commit::{Ended, Ending, LEASE_MS, let_go};
+use crate::difference::DifferenceError;
 use crate::guard::Accepted;
 use crate::import::TakeoverError;
 use crate::input::{Attempt, Input, InputError, ReadError, Source};
 use crate::invalidate::Invalidated;
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
+use crate::moves;
 use crate::parts::{Parts, PartsError};
 use crate::place::bucket::Bucket;
 use crate::plan::{self, Plan, PlanError};
@@ -35,6 +37,7 @@ use crate::tell::Told;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tidemark_runtime::state::{Held, StateError};
@@ -52,6 +55,8 @@ pub struct Run<'a> {
     pub parameters: &'a BTreeMap<String, String>,
     /// Who allows that far fewer URLs are left than the guards believe, and why, if somebody does.
     pub accept_drop: Option<&'a str>,
+    /// Whether a sitemap that is sorted by something else is cut anew, by [`Options::reshard`].
+    pub reshard: bool,
     /// The plan to carry out, to the letter; its parameters are the query's.
     pub plan: Option<&'a str>,
     /// How long the query may take.
@@ -210,6 +215,9 @@ pub enum RefreshError {
     /// Publishing failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// Which pages change their shard cannot be told.
+    #[error("which pages change their shard cannot be told")]
+    Moves(#[from] DifferenceError<io::Error>),
     /// A sitemap cannot be taken over.
     #[error(transparent)]
     Takeover(#[from] TakeoverError),
@@ -323,11 +331,7 @@ async fn under_lease(
     let known = held.document.state.input.clone().filter(|_| whole);
     let attempt = run.attempt(held.token());
     let strays = bucket.strays(&held.document.state.intent).await?;
-    // Rows are judged by the plan's time, and the index tells when they were published.
-    let now_ms = around.clock.now_ms();
-    let rows_ms = plan.as_ref().map_or(now_ms, |plan| plan.now_ms);
-    let accept_drop = run.accept_drop.map(str::to_owned);
-    let options = Options { changed_ms: now_ms, accept_drop, ..site.sitemap.options(run.id, rows_ms) };
+    let options = run.options(site, plan.as_ref(), around.clock.now_ms());
     let salt = salt(settings, &statement, &options);
     if let Some(plan) = &plan {
         plan.check(held.document.state.manifest.as_deref(), &salt, whole)?;
@@ -370,6 +374,13 @@ impl<'a> Run<'a> {
     /// An attempt of it at its rows.
     pub(crate) fn attempt(self, number: u64) -> Attempt<'a> {
         Attempt { site: self.site, run: self.id, number, longest: self.query_longest, work_dir: self.work_dir }
+    }
+
+    /// How it builds: rows are judged by the plan's time, and the index tells when they were published.
+    fn options(self, site: &Site, plan: Option<&Plan>, now_ms: i64) -> Options {
+        let rows_ms = plan.map_or(now_ms, |plan| plan.now_ms);
+        let accept_drop = self.accept_drop.map(str::to_owned);
+        Options { changed_ms: now_ms, accept_drop, reshard: self.reshard, ..site.sitemap.options(self.id, rows_ms) }
     }
 }
 
@@ -443,13 +454,15 @@ impl Surroundings {
     /// One pass over the rows of `input`, and a second one that sorts where the first finds them out of order.
     pub(crate) async fn pass(&self, pass: &Pass<'_>, input: &Input) -> Result<Built, RefreshError> {
         let addresses = pass.options.policy.addresses().map_err(BuildError::from)?;
-        for order in input.orders() {
+        let by_key = pass.options.policy.sort_key;
+        for order in input.orders().iter().filter(|order| **order == Order::Unknown || !by_key) {
             let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
             let mut build = Build::new(pass.previous.clone(), pass.attempt.work_dir, pass.options, *order, standing)?;
             let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
             let read = input.read(self.reach().athena, pass.attempt.work_dir, *order, &key, &mut build).await;
             match read.map_err(RefreshError::from_read).and_then(|_| Ok(build.finish()?)) {
                 Err(RefreshError::Build(error)) if error.wants_sorting() => {}
+                Ok(built) if by_key => return Ok(moves::set_apart_public(&self.s3, pass, built).await?),
                 outcome => return outcome,
             }
         }

@@ -15,6 +15,7 @@ use crate::commit::{Ending, LEASE_MS, let_go};
 use crate::invalidate::Invalidated;
 use crate::keys;
 use crate::manifest::{Manifest, Retired, Shard};
+use crate::pages::BY_ADDRESS;
 use crate::place::bucket::Bucket;
 use crate::publish::Published;
 use crate::refresh::{Committed, RefreshError, Surroundings};
@@ -241,10 +242,10 @@ async fn under_lease(
 /// The manifest to restore.
 async fn goal(around: &Surroundings, run: Rollback<'_>, current: &Manifest) -> Result<Manifest, RefreshError> {
     let (mut at, mut known, mut safe) = (current.previous.clone(), Vec::new(), None);
-    for _ in 0..HISTORY_MAX {
+    for steps in 0..HISTORY_MAX {
         let Some(key) = at else { break };
         let manifest = around.manifest_at(&key).await?;
-        let exchange = exchange(current, &manifest);
+        let exchange = exchange(current, &manifest).or_else(|| rekeyed(current, &manifest).filter(|_| steps > 0));
         if run.to.is_none_or(|to| to == manifest.run) {
             if !manifest.outgoing.is_empty() {
                 let (run, files) = (manifest.run, manifest.outgoing.len());
@@ -285,6 +286,18 @@ fn exchange(from: &Manifest, goal: &Manifest) -> Option<String> {
         }
     }
     None
+}
+
+/// A file whose pages may have changed places with another's, where they are sorted by a key: over several steps a page may
+/// have got another key twice, which no range tells. One step is safe: a run gives a file that gains a page a new name.
+fn rekeyed(from: &Manifest, goal: &Manifest) -> Option<String> {
+    if [from, goal].iter().all(|manifest| manifest.sort_key == BY_ADDRESS) {
+        return None;
+    }
+    let before: HashMap<&str, &Shard> = from.shards.iter().map(|shard| (shard.file.as_str(), shard)).collect();
+    let changed = |shard: &&Shard| before.get(shard.file.as_str()).is_some_and(|old| old.rows_hash != shard.rows_hash);
+    let mut changed = goal.shards.iter().filter(changed);
+    changed.next().and(changed.next()).map(|shard| shard.file.clone())
 }
 
 /// What has to be done on the way to a manifest.

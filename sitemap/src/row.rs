@@ -1,18 +1,19 @@
 //! A canonical page row, as bytes: what is sorted, hashed and turned into XML.
 //!
 //! Promises: equal pages give equal bytes, whatever file, format or order they came from. The layout is a header of
-//! [`HEADER_BYTES`] (lengths and small values) and then loc, lastmod, priority and the extensions' XML; [`ROW_FORMAT`]
+//! [`HEADER_BYTES`] (lengths and small values) and then the sort key, where rows have one, loc, lastmod, priority and the extensions' XML; [`ROW_FORMAT`]
 //! names it in every shard manifest, since the rows' hashes depend on it.
 
 use crate::lastmod::{self, UTC_SECONDS_BYTES};
 use memchr::memchr2_iter;
 use std::cmp::Ordering;
+use std::ops::Range;
 
 /// The version of the layout of a row, and so of every row hash.
 pub const ROW_FORMAT: u32 = 2;
 /// Bytes before the texts: u16 length of loc, u16 what entities add to it, then one byte each for the length of
-/// lastmod, for changefreq (low half) with the namespaces (high half), and for the length of priority, then u32 length
-/// of the extensions. Numbers are little-endian.
+/// lastmod, for changefreq (low half) with the namespaces (high half), and for the length of priority, then u24 length
+/// of the extensions and u8 length of the sort key. Numbers are little-endian.
 pub const HEADER_BYTES: usize = 11;
 /// Longest XML that the extensions of one row may have, in bytes. So a row always fits a shard of 10 MB, and what is
 /// sorted, held and read back at once stays small.
@@ -93,27 +94,27 @@ pub fn begin(out: &mut Vec<u8>) -> usize {
     start
 }
 
-/// Completes the row at `start`, whose loc ends at `loc_end` and whose lastmod fills the rest of `out`.
+/// Completes the row at `start`, whose sort key ends and loc begins at `loc.start`, and whose lastmod fills what follows
+/// `loc.end`.
 ///
-/// The caller keeps the bounds (loc up to 2,047 bytes, lastmod up to 40, priority up to 8), and says by `entities`
-/// whether the loc may hold `&` or `'`.
+/// The caller keeps the bounds (sort key up to 255 bytes, loc up to 2,047, lastmod up to 40, priority up to 8), and says by
+/// `entities` whether the loc may hold `&` or `'`.
 pub fn finish(
     out: &mut Vec<u8>,
-    (start, loc_end): (usize, usize),
+    (start, loc): (usize, Range<usize>),
     entities: bool,
     changefreq: Changefreq,
     priority: &[u8],
 ) {
-    let loc = &out[start + HEADER_BYTES..loc_end];
-    debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && out.len() - loc_end <= lastmod::LASTMOD_BYTES_MAX);
+    let (key_len, lastmod_len) = (loc.start - start - HEADER_BYTES, out.len() - loc.end);
+    let loc = &out[loc];
+    debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && lastmod_len <= lastmod::LASTMOD_BYTES_MAX);
     let (loc_len, entities) = (loc.len(), if entities { entity_bytes(loc) } else { 0 });
-    let lastmod_len = out.len() - loc_end;
     out.extend_from_slice(priority);
     let [l0, l1] = u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes();
     let [e0, e1] = u16::try_from(entities).unwrap_or(u16::MAX).to_le_bytes();
-    let lastmod_len = u8::try_from(lastmod_len).unwrap_or(u8::MAX);
-    let priority_len = u8::try_from(priority.len()).unwrap_or(u8::MAX);
-    let header = [l0, l1, e0, e1, lastmod_len, changefreq.0, priority_len, 0, 0, 0, 0];
+    let byte = |len: usize| u8::try_from(len).unwrap_or(u8::MAX);
+    let header = [l0, l1, e0, e1, byte(lastmod_len), changefreq.0, byte(priority.len()), 0, 0, 0, byte(key_len)];
     out[start..start + HEADER_BYTES].copy_from_slice(&header);
 }
 
@@ -123,11 +124,17 @@ pub fn extend(out: &mut Vec<u8>, start: usize, extra: &[u8], spaces: Namespaces)
     debug_assert!(extra.len() <= EXTRA_BYTES_MAX);
     let header = &mut out[start..start + HEADER_BYTES];
     header[5] = (header[5] & 0x0f) | (spaces.0 << 4);
-    header[7..].copy_from_slice(&u32::try_from(extra.len()).unwrap_or(u32::MAX).to_le_bytes());
+    header[7..10].copy_from_slice(&extra_len(extra.len()));
     out.extend_from_slice(extra);
 }
 
-/// What is noted about a page while the versions of pages are put together: such a record has the form of a row, so
+/// The length of extensions as the header has it.
+fn extra_len(len: usize) -> [u8; 3] {
+    let [a, b, c, _] = u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
+    [a, b, c]
+}
+
+/// What is noted about a page while the versions of pages are put together, or shards compared: such a record has the form of a row, so
 /// that it is sorted with them, and comes after every row of its loc, in this order. None is ever in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
@@ -139,6 +146,10 @@ pub(crate) enum Note {
     Foreign = 14,
     /// The links to its versions.
     Links = 15,
+    /// What an old shard says of it.
+    Old = 8,
+    /// What a new shard says of it.
+    New = 9,
 }
 
 /// Writes a note about `loc`, with the bytes of `parts`, to `out`, cleared first.
@@ -151,7 +162,7 @@ pub(crate) fn note(out: &mut Vec<u8>, note: Note, loc: &[u8], parts: &[&[u8]]) {
     out[2..4].copy_from_slice(&u16::MAX.to_le_bytes());
     out[5] = note as u8;
     let len: usize = parts.iter().map(|part| part.len()).sum();
-    out[7..HEADER_BYTES].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+    out[7..10].copy_from_slice(&extra_len(len));
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
@@ -159,6 +170,7 @@ pub(crate) fn note(out: &mut Vec<u8>, note: Note, loc: &[u8], parts: &[&[u8]]) {
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     bytes: &'a [u8],
+    key_len: usize,
     loc_len: usize,
     entities: usize,
     lastmod_len: usize,
@@ -170,13 +182,13 @@ impl<'a> Row<'a> {
     /// The row at the front of `bytes`, or `None` where they are cut short.
     #[must_use]
     pub fn first(bytes: &'a [u8]) -> Option<Self> {
-        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, x0, x1, x2, x3, ..] = bytes else { return None };
+        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, x0, x1, x2, key_len, ..] = bytes else { return None };
         let loc_len = usize::from(u16::from_le_bytes([l0, l1]));
         let entities = usize::from(u16::from_le_bytes([e0, e1]));
         let (lastmod_len, priority_len) = (usize::from(lastmod_len), usize::from(priority_len));
-        let extra_len = u32::from_le_bytes([x0, x1, x2, x3]) as usize;
-        let bytes = bytes.get(..HEADER_BYTES + loc_len + lastmod_len + priority_len + extra_len)?;
-        Some(Self { bytes, loc_len, entities, lastmod_len, priority_len, extra_len })
+        let (extra_len, key_len) = (u32::from_le_bytes([x0, x1, x2, 0]) as usize, usize::from(key_len));
+        let bytes = bytes.get(..HEADER_BYTES + key_len + loc_len + lastmod_len + priority_len + extra_len)?;
+        Some(Self { bytes, key_len, loc_len, entities, lastmod_len, priority_len, extra_len })
     }
 
     /// The row as it is stored.
@@ -185,16 +197,26 @@ impl<'a> Row<'a> {
         self.bytes
     }
 
-    /// The address: also the sort key.
+    /// What rows are sorted by: the sort key, where there is one, and the address.
+    #[must_use]
+    pub fn key(&self) -> &'a [u8] {
+        &self.bytes[HEADER_BYTES..self.loc_end()]
+    }
+
+    /// The address.
     #[must_use]
     pub fn loc(&self) -> &'a [u8] {
-        &self.bytes[HEADER_BYTES..HEADER_BYTES + self.loc_len]
+        &self.bytes[HEADER_BYTES + self.key_len..self.loc_end()]
+    }
+
+    fn loc_end(&self) -> usize {
+        HEADER_BYTES + self.key_len + self.loc_len
     }
 
     /// The canonical lastmod, or nothing.
     #[must_use]
     pub fn lastmod(&self) -> &'a [u8] {
-        let start = HEADER_BYTES + self.loc_len;
+        let start = self.loc_end();
         &self.bytes[start..start + self.lastmod_len]
     }
 
@@ -207,7 +229,7 @@ impl<'a> Row<'a> {
     /// The priority, or nothing.
     #[must_use]
     pub fn priority(&self) -> &'a [u8] {
-        let start = HEADER_BYTES + self.loc_len + self.lastmod_len;
+        let start = self.loc_end() + self.lastmod_len;
         &self.bytes[start..start + self.priority_len]
     }
 
@@ -224,6 +246,8 @@ impl<'a> Row<'a> {
             13 => Some(Note::Says),
             14 => Some(Note::Foreign),
             15 => Some(Note::Links),
+            8 => Some(Note::Old),
+            9 => Some(Note::New),
             _ => None,
         }
     }
@@ -254,7 +278,7 @@ impl<'a> Row<'a> {
         out.reserve(self.xml_bytes());
         // Most rows are so: the texts between loc and lastmod go as one piece each, whose size the compiler knows.
         if self.entities == 0
-            && self.bytes.len() == HEADER_BYTES + self.loc_len + UTC_SECONDS_BYTES
+            && self.bytes.len() == self.loc_end() + UTC_SECONDS_BYTES
             && self.bytes[5] == 0
             && let Some(lastmod) = self.bytes.last_chunk::<UTC_SECONDS_BYTES>()
             && self.lastmod_len == UTC_SECONDS_BYTES
@@ -305,9 +329,9 @@ impl<'a> Row<'a> {
 /// How many bytes of texts follow a row's `header`.
 pub(crate) fn texts_bytes(header: &[u8]) -> usize {
     match *header {
-        [l0, l1, _, _, lastmod_len, _, priority_len, x0, x1, x2, x3, ..] => {
-            let extra_len = u32::from_le_bytes([x0, x1, x2, x3]) as usize;
-            usize::from(u16::from_le_bytes([l0, l1])) + usize::from(lastmod_len) + usize::from(priority_len) + extra_len
+        [l0, l1, _, _, lastmod_len, _, priority_len, x0, x1, x2, key_len, ..] => {
+            let short = [lastmod_len, priority_len, key_len].map(usize::from).iter().sum::<usize>();
+            usize::from(u16::from_le_bytes([l0, l1])) + short + u32::from_le_bytes([x0, x1, x2, 0]) as usize
         }
         _ => 0,
     }
@@ -343,11 +367,11 @@ pub(crate) mod tests {
         let mut out = Vec::new();
         let start = begin(&mut out);
         out.extend_from_slice(loc.as_bytes());
-        let loc_end = out.len();
+        let loc = start + HEADER_BYTES..out.len();
         out.extend_from_slice(lastmod.as_bytes());
         finish(
             &mut out,
-            (start, loc_end),
+            (start, loc),
             true,
             Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(),
             priority.as_bytes(),
@@ -387,6 +411,25 @@ pub(crate) mod tests {
         let mut extended = row("https://a.example/&", "2025-11-22", "daily", "1.0");
         extend(&mut extended, 0, b"<x/>", Namespaces::IMAGE.and(Namespaces::VIDEO));
         assert_eq!(extended, golden);
+    }
+
+    #[test]
+    fn a_sort_key_stands_before_the_address_and_nowhere_in_the_xml() {
+        let mut bytes = Vec::new();
+        let start = begin(&mut bytes);
+        bytes.extend_from_slice(b"7\thttps://a.example/");
+        let loc = start + HEADER_BYTES + 2..bytes.len();
+        bytes.extend_from_slice(b"2025-11-22T08:26:40Z");
+        finish(&mut bytes, (start, loc), false, Changefreq::default(), b"");
+        extend(&mut bytes, start, b"<x/>", Namespaces::IMAGE);
+        let row = Row::first(&bytes).unwrap();
+        assert_eq!((row.key(), row.loc()), (&b"7\thttps://a.example/"[..], &b"https://a.example/"[..]));
+        assert_eq!((row.lastmod(), row.extra()), (&b"2025-11-22T08:26:40Z"[..], &b"<x/>"[..]));
+        assert_eq!(texts_bytes(&bytes) + HEADER_BYTES, bytes.len());
+        let mut xml = Vec::new();
+        row.write_xml(&mut xml);
+        let wanted = "<url><loc>https://a.example/</loc><lastmod>2025-11-22T08:26:40Z</lastmod><x/></url>\n";
+        assert_eq!(String::from_utf8(xml).unwrap(), wanted);
     }
 
     #[test]

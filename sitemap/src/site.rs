@@ -229,6 +229,10 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Site>, SiteError> {
         let problem = "is more than 1, and no part knows which pages are the newest of all";
         return Err(wrong("scale.parts", format!("{problem}: leave rows.select.newest out")));
     }
+    if scale.parts > 1 && sitemaps.iter().any(|(sitemap, _)| sitemap.rows.sort_key) {
+        let problem = "is more than 1, and a part is a range of addresses: leave rows.sort_key out";
+        return Err(wrong("scale.parts", problem.to_owned()));
+    }
     if scale.parts > 1 && sitemaps.len() > 1 {
         let problem =
             format!("is {} for {} sitemaps: a part is a key range of one sitemap", scale.parts, sitemaps.len());

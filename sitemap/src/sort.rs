@@ -29,6 +29,7 @@ pub struct SortError {
 /// Takes rows in any order and gives them back sorted by loc.
 #[derive(Debug)]
 pub struct Sorter {
+    of: Of,
     dir: PathBuf,
     memory_bytes: usize,
     rows: Vec<u8>,
@@ -40,7 +41,14 @@ impl Sorter {
     /// A sorter that holds up to `memory_bytes` of rows (at most 1 GiB) and writes the rest to `dir`.
     #[must_use]
     pub fn new(dir: PathBuf, memory_bytes: usize) -> Self {
-        Self { dir, memory_bytes: memory_bytes.min(1 << 30), rows: Vec::new(), starts: Vec::new(), runs: Vec::new() }
+        let (rows, starts, runs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { of: loc, dir, memory_bytes: memory_bytes.min(1 << 30), rows, starts, runs }
+    }
+
+    /// The same, that gives rows back sorted by their key.
+    #[must_use]
+    pub(crate) fn by_key(dir: PathBuf, memory_bytes: usize) -> Self {
+        Self { of: key, ..Self::new(dir, memory_bytes) }
     }
 
     /// Takes a row.
@@ -71,12 +79,12 @@ impl Sorter {
         (self.rows, self.starts) = (Vec::new(), Vec::new());
         while self.runs.len() > RUNS_MAX {
             let some = self.runs.drain(..RUNS_MAX).collect();
-            let merged = self.write_run(|out| merge(some, |row| out.write_all(row)))?;
+            let merged = self.write_run(|out| merge(self.of, some, |row| out.write_all(row)))?;
             self.runs.push(merged);
         }
         let runs = std::mem::take(&mut self.runs);
         let mut failed = None;
-        let merged = merge(runs, |row| {
+        let merged = merge(self.of, runs, |row| {
             take(row).map_err(|error| {
                 failed = Some(error);
                 io::Error::other("stopped")
@@ -89,10 +97,10 @@ impl Sorter {
     }
 
     fn sort(&mut self) {
-        let rows = &self.rows;
+        let (rows, of) = (&self.rows, self.of);
         self.starts.sort_unstable_by(|a, b| {
             let (a, b) = (row_at(rows, *a), row_at(rows, *b));
-            loc(a).cmp(loc(b)).then_with(|| a.cmp(b))
+            of(a).cmp(of(b)).then_with(|| a.cmp(b))
         });
     }
 
@@ -127,12 +135,20 @@ fn row_at(rows: &[u8], start: u32) -> &[u8] {
     Row::first(rest).map_or(rest, |row| row.as_bytes())
 }
 
+/// What of a row it is sorted by.
+type Of = fn(&[u8]) -> &[u8];
+
 fn loc(row: &[u8]) -> &[u8] {
     Row::first(row).map_or(row, |row| row.loc())
 }
 
-/// The front row of a run, ordered by loc and then by all its bytes.
+fn key(row: &[u8]) -> &[u8] {
+    Row::first(row).map_or(row, |row| row.key())
+}
+
+/// The front row of a run, ordered by what rows are sorted by and then by all its bytes.
 struct Head {
+    of: Of,
     row: Vec<u8>,
     run: usize,
 }
@@ -150,17 +166,20 @@ impl PartialOrd for Head {
 }
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        loc(&self.row).cmp(loc(&other.row)).then_with(|| self.row.cmp(&other.row)).then(self.run.cmp(&other.run))
+        (self.of)(&self.row)
+            .cmp((self.of)(&other.row))
+            .then_with(|| self.row.cmp(&other.row))
+            .then(self.run.cmp(&other.run))
     }
 }
 
-fn merge(runs: Vec<File>, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn merge(of: Of, runs: Vec<File>, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut readers: Vec<_> = runs.into_iter().map(|run| BufReader::with_capacity(RUN_BUFFER_BYTES, run)).collect();
     let mut heads = BinaryHeap::with_capacity(readers.len());
     for (run, reader) in readers.iter_mut().enumerate() {
         let mut row = Vec::new();
         if read_row(reader, &mut row)? {
-            heads.push(Reverse(Head { row, run }));
+            heads.push(Reverse(Head { of, row, run }));
         }
     }
     while let Some(mut head) = heads.peek_mut() {

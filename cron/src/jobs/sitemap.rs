@@ -23,6 +23,9 @@ pub struct Args {
     /// Who allows that far fewer URLs are left than the guards believe, and why: for this run, and on record.
     #[serde(default)]
     pub accept_drop: Option<String>,
+    /// Whether a sitemap whose rows are to be sorted by something else is cut anew: every page goes into a new file once.
+    #[serde(default)]
+    pub reshard: bool,
     /// The plan to carry out, to the letter.
     #[serde(default)]
     pub plan: Option<String>,
@@ -51,6 +54,7 @@ impl Args {
             id,
             parameters,
             accept_drop: self.accept_drop.as_deref(),
+            reshard: self.reshard,
             plan: self.plan.as_deref(),
             query_longest: time_left.mul_f64(QUERY_SHARE),
             work_dir,

@@ -41,6 +41,7 @@ impl Packing {
 /// Makes files of pieces, where they changed.
 pub(super) struct Stage<'a> {
     pub(super) previous: Manifest,
+    cut_anew: Option<Manifest>,
     pub(super) staging: PathBuf,
     changed_at: String,
     compressor: Compressor,
@@ -56,6 +57,7 @@ pub(super) struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub(super) fn new(
         previous: Manifest,
+        cut_anew: Option<Manifest>,
         staging: PathBuf,
         options: &Options,
         standing: Standing<'a>,
@@ -65,6 +67,7 @@ impl<'a> Stage<'a> {
         Ok(Self {
             next_number: previous.next_number,
             previous,
+            cut_anew,
             staging,
             changed_at,
             compressor: Compressor::new(level),
@@ -78,8 +81,8 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn finish(self, report: Report, options: &Options) -> Result<Built, BuildError> {
-        let Self { previous, shards, changes, next_number, standing, .. } = self;
-        Assembly { previous, shards, changes, strays: standing.strays, report, next_number, options }.finish()
+        let Self { previous, cut_anew, shards, changes, next_number, standing, .. } = self;
+        Assembly { previous, cut_anew, shards, changes, strays: standing.strays, report, next_number, options }.finish()
     }
 
     /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.

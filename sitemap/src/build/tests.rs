@@ -17,13 +17,13 @@ fn page() -> impl Strategy<Value = String> {
     let list = proptest::collection::vec(("de|en|fr", "/[a-d]{1,2}"), 0..4);
     let images = proptest::collection::vec("/[xy]{1,3}|java\t", 0..3);
     let index = prop_oneof![9 => Just("yes"), 1 => Just("no")];
-    (path, lastmod, group, locale, list, images, index).prop_map(
-        |(loc, lastmod, group, locale, list, images, index)| {
+    (path, lastmod, group, locale, list, images, (index, "[0-9]{0,2}|[a-c]")).prop_map(
+        |(loc, lastmod, group, locale, list, images, (index, sort_key))| {
             let alternates: Vec<_> =
                 list.iter().map(|(hreflang, href)| serde_json::json!({"hreflang": hreflang, "href": href})).collect();
             let page = serde_json::json!({
                 "loc": loc, "lastmod": lastmod, "group": group, "locale": locale, "alternates": alternates,
-                "images": images, "index": index,
+                "images": images, "index": index, "sort_key": sort_key,
             });
             format!("{page}\n")
         },
@@ -31,11 +31,15 @@ fn page() -> impl Strategy<Value = String> {
 }
 
 /// The files that come of `pages`, with the account.
-fn build(pages: &[String], sort_memory_bytes: usize) -> Result<(BTreeMap<String, Vec<u8>>, Report), String> {
+fn build(
+    pages: &[String],
+    sort_memory_bytes: usize,
+    sort_key: bool,
+) -> Result<(BTreeMap<String, Vec<u8>>, Report), String> {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("pages.ndjson");
     fs::write(&input, pages.concat()).unwrap();
-    let policy = Policy::new(BaseUrl::parse(BASE).unwrap(), 1_763_800_000_000);
+    let policy = Policy { sort_key, ..Policy::new(BaseUrl::parse(BASE).unwrap(), 1_763_800_000_000) };
     let limits = Limits { urls_target: 8, urls_max: 10, bytes_max: 3_000, ..Limits::default() };
     let options = Options { limits, sort_memory_bytes, packing: Packing::Plain, ..Options::new(policy, "run") };
     let standing = Standing { intact: &|_| false, strays: &[] };
@@ -45,6 +49,7 @@ fn build(pages: &[String], sort_memory_bytes: usize) -> Result<(BTreeMap<String,
             for shard in &built.manifest.shards {
                 assert!(shard.urls <= 10 && shard.xml_bytes <= 3_000);
             }
+            assert!(built.manifest.shards.is_sorted_by(|a, b| a.last < b.lower), "ranges lie one behind the other");
             Ok((built.changes.iter().map(read).collect(), built.report))
         }
         Err(BuildError::Empty(input, report)) => {
@@ -72,12 +77,13 @@ proptest! {
     #[test]
     fn order_and_memory_make_no_difference_and_the_account_adds_up(
         pages in proptest::collection::vec(page(), 1..120), turn in 0_usize..120, memory_bytes in 100_usize..4_000,
+        sort_key in any::<bool>(),
     ) {
         let mut turned = pages.clone();
         turned.rotate_left(turn % pages.len());
         turned.reverse();
-        let first = build(&pages, 1 << 20);
-        let second = build(&turned, memory_bytes);
+        let first = build(&pages, 1 << 20, sort_key);
+        let second = build(&turned, memory_bytes, sort_key);
         match (first, second) {
             (Ok((files, report)), Ok((others, other_report))) => {
                 prop_assert_eq!(&files, &others);
@@ -99,4 +105,35 @@ proptest! {
             (first, second) => prop_assert_eq!(first.err(), second.err()),
         }
     }
+}
+
+#[test]
+fn another_order_is_refused_unless_the_sitemap_may_be_cut_anew_and_a_drop_is_seen_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("pages.csv");
+    let list = |pages: u32| -> String {
+        (0..pages)
+            .map(|page| format!("/{page},2025-01-01,{}\n", 1000 - page))
+            .fold("loc,lastmod,sku\n".to_owned(), |all, row| all + &row)
+    };
+    let pass = |pages: u32, sort_key: bool, reshard: bool, previous: &Manifest| {
+        fs::write(&input, list(pages)).unwrap();
+        let mut policy = Policy { sort_key, ..Policy::new(BaseUrl::parse(BASE).unwrap(), 1_763_800_000_000) };
+        policy.columns.rename("sort_key", "sku").unwrap();
+        let limits = Limits { urls_target: 8, urls_max: 10, ..Limits::default() };
+        let options = Options { limits, reshard, ..Options::new(policy, "run") };
+        let standing = Standing { intact: &|_| true, strays: &[] };
+        from_files(std::slice::from_ref(&input), previous, dir.path(), &options, standing).map(|(built, _)| built)
+    };
+    let first = pass(20, false, false, &Manifest::empty(BASE)).unwrap().manifest;
+    let refused = pass(20, true, false, &first).unwrap_err().to_string();
+    assert!(refused.contains("sorted by loc, and now they are by sku") && refused.contains("--reshard"), "{refused}");
+    let dropped = pass(5, true, true, &first).unwrap_err();
+    assert!(matches!(dropped, BuildError::Drop(_)), "{dropped}");
+    let anew = pass(20, true, true, &first).unwrap();
+    assert_eq!((anew.manifest.sort_key.as_str(), anew.manifest.urls(), anew.changes.len()), ("sku", 20, 3));
+    assert_eq!(anew.manifest.retired.len(), first.shards.len());
+    assert!(anew.manifest.shards[0].last.ends_with("\thttps://a.example/12"), "{:?}", anew.manifest.shards[0]);
+    let again = pass(20, true, false, &anew.manifest).unwrap();
+    assert_eq!(again.changes, [], "the same order needs no leave");
 }

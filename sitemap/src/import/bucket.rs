@@ -302,6 +302,7 @@ async fn compare(
                 id: run.id,
                 parameters,
                 accept_drop: None,
+                reshard: false,
                 plan: None,
                 query_longest,
                 work_dir: run.work_dir,

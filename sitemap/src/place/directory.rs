@@ -2,10 +2,11 @@
 //!
 //! Promises: one run at a time; every file appears whole, by a rename; the manifest is written last and is the commit.
 
-use crate::build::{self, BuildError, Options, Standing, Stray, hex};
+use crate::build::{self, BuildError, Built, Options, Standing, Stray, hex};
 use crate::difference::DifferenceError;
 use crate::keys;
 use crate::manifest::{Manifest, ManifestError, Shard};
+use crate::moves;
 use crate::plan::Outlook;
 use crate::publish::{self, INDEX_NEW, Locked, Manner, Place, PlaceError, Published};
 use crate::report::Report;
@@ -95,10 +96,27 @@ pub fn plan(
     };
     let intact = |shard: &Shard| directory.as_ref().is_some_and(|directory| directory.is_intact(shard));
     let standing = Standing { intact: &intact, strays: &strays };
-    let (built, _) = build::from_files(inputs, &previous, work_dir, options, standing)?;
+    let (built, _) = built(inputs, &previous, options, standing, (root, work_dir))?;
     let outlook = Outlook::of(&built, root);
     let outlook = outlook.map_err(|source| DirectoryError::Compare { path: root.to_owned(), source })?;
     Ok((outlook, built.report))
+}
+
+/// Builds from `inputs` in `work_dir` what is to be published in `root`.
+fn built(
+    inputs: &[PathBuf],
+    previous: &Manifest,
+    options: &Options,
+    standing: Standing<'_>,
+    (root, work_dir): (&Path, &Path),
+) -> Result<(Built, Vec<u128>), DirectoryError> {
+    let (mut built, hashes) = build::from_files(inputs, previous, work_dir, options, standing)?;
+    if options.policy.sort_key {
+        let how = (options.packing, options.changed_ms);
+        let apart = moves::set_apart(&mut built, standing.strays, how, (root, work_dir));
+        apart.map_err(|source| DirectoryError::Compare { path: root.to_owned(), source })?;
+    }
+    Ok((built, hashes))
 }
 
 /// A directory that holds, or will hold, one sitemap; this run alone works in it.
@@ -163,7 +181,7 @@ impl Directory {
         remove(&self.state.join(keys::INPUT))?;
         let strays = self.strays()?;
         let standing = Standing { intact: &|shard| self.is_intact(shard), strays: &strays };
-        let (built, hashes) = build::from_files(inputs, &previous, &self.state, options, standing)?;
+        let (built, hashes) = built(inputs, &previous, options, standing, (&self.root, &self.state))?;
         self.intend(&built.intent())?;
         let report = built.report.clone();
         let manner = Manner {

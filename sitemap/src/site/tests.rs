@@ -92,6 +92,7 @@ fn every_mistake_names_its_field() {
         ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
         ("prefix = \"/a/b\"", "[guard.kinds]\nproduct = 101", "guard.kinds"),
         ("prefix = \"/a/b\"", "[scale]\nparts = 2\n[rows.select]\nnewest = 5", "scale.parts"),
+        ("prefix = \"/a/b\"", "[scale]\nparts = 2\n[rows]\nsort_key = true", "scale.parts"),
         ("prefix = \"/a/b\"", "[indexnow]\nkey = \"short\"", "indexnow.key"),
     ];
     for (good, bad, field) in cases {

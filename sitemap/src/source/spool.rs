@@ -153,7 +153,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn rows_come_back_as_they_were_written(
-            rows in proptest::collection::vec((any::<u64>(), proptest::array::uniform13(text())), 0..12),
+            rows in proptest::collection::vec((any::<u64>(), proptest::array::uniform14(text())), 0..12),
         ) {
             let dir = tempfile::tempdir().unwrap();
             let mut writer = Writer::create(dir.path(), Columns::default()).unwrap();

@@ -118,7 +118,8 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let query_longest = Duration::from_secs(600);
         let (plan, work_dir) = (None, dir.path());
-        let run = Run { site, sitemap, id: &id, parameters, accept_drop, plan, query_longest, work_dir };
+        let run =
+            Run { site, sitemap, id: &id, parameters, accept_drop, reshard: false, plan, query_longest, work_dir };
         let refreshed = refresh::refresh(&self.around, run).await;
         assert_eq!(self.keys(STATE, "athena/unload/").await, Vec::<String>::new(), "an UNLOAD's files stayed");
         refreshed

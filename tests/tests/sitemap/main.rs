@@ -13,6 +13,7 @@ mod race;
 mod readers;
 mod rollback;
 mod several;
+mod sort_key;
 mod stability;
 mod store;
 mod tell;

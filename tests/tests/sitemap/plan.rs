@@ -50,7 +50,7 @@ fn run<'a>(
     work_dir: &'a Path,
 ) -> Run<'a> {
     let query_longest = Duration::from_secs(600);
-    Run { site: "s", sitemap: None, id, parameters, accept_drop: None, plan, query_longest, work_dir }
+    Run { site: "s", sitemap: None, id, parameters, accept_drop: None, reshard: false, plan, query_longest, work_dir }
 }
 
 /// Ten shards; and the same with a page added at the end, three edited in two shards and one gone.

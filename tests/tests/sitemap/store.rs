@@ -345,9 +345,11 @@ impl Objects {
     }
 }
 
-/// Athena that answers one query at once, with `rows` of (loc, lastmod).
+/// Athena that answers one query at once, with rows of [`TABLE_COLUMNS`].
 #[derive(Clone, Debug)]
-pub(crate) struct Table(pub(crate) Arc<Vec<(String, String)>>);
+pub(crate) struct Table(pub(crate) Arc<Vec<[String; 3]>>);
+
+const TABLE_COLUMNS: [&str; 3] = ["loc", "lastmod", "sort_key"];
 
 /// Rows that Athena gives at once (GetQueryResults).
 const PAGE_ROWS: usize = 1000;
@@ -369,13 +371,14 @@ impl Table {
             }
             "GetQueryResults" => {
                 let from: usize = request["NextToken"].as_str().map_or(0, |token| token.parse().unwrap());
-                let row = |fields: [&str; 2]| serde_json::json!({"Data": fields.map(|field| serde_json::json!({"VarCharValue": field}))});
-                let header = (from == 0).then(|| row(["loc", "lastmod"]));
-                let rows = self.0.iter().skip(from).take(PAGE_ROWS - 1).map(|(loc, lastmod)| row([loc, lastmod]));
+                let row = |fields: [&str; 3]| serde_json::json!({"Data": fields.map(|field| serde_json::json!({"VarCharValue": field}))});
+                let header = (from == 0).then(|| row(TABLE_COLUMNS));
+                let fields = |fields: &[String; 3]| row(fields.each_ref().map(String::as_str));
+                let rows = self.0.iter().skip(from).take(PAGE_ROWS - 1).map(fields);
                 let rows: Vec<_> = header.into_iter().chain(rows).collect();
                 let to = from + PAGE_ROWS - 1;
                 let next = (to < self.0.len()).then(|| to.to_string());
-                let columns = ["loc", "lastmod"].map(|name| serde_json::json!({"Name": name, "Type": "varchar"}));
+                let columns = TABLE_COLUMNS.map(|name| serde_json::json!({"Name": name, "Type": "varchar"}));
                 let set = serde_json::json!({"Rows": rows, "ResultSetMetadata": {"ColumnInfo": columns}});
                 serde_json::json!({"ResultSet": set, "NextToken": next})
             }

@@ -28,6 +28,8 @@ const TTL_MS: i64 = 60_000;
 /// How often a run is polled until it waits for a call or ends.
 const POLLS_MAX: usize = 100_000;
 const SITE: &str = "shop";
+/// The day of a page's lastmod on which its sort key is another.
+pub(crate) const KEY_CHANGES_ON: u32 = 9;
 const STATE_KEY: &str = "sitemaps/shop/state.json";
 const REPORT_KEY: &str = "sitemaps/shop/report.json";
 
@@ -40,6 +42,11 @@ pub(crate) fn pages(pages: impl IntoIterator<Item = u32>) -> Input {
 
 fn address(page: u32) -> String {
     format!("{FILES_URL}/p/{page:06}")
+}
+
+/// What a page is sorted by where sites ask for it: another order than that of addresses, and another key on some days.
+fn sort_key(page: u32, day: u32) -> u32 {
+    (page * 7919 + if day == KEY_CHANGES_ON { 5000 } else { 0 }) % 10_007
 }
 
 /// What a crawler must find of `input`.
@@ -149,6 +156,16 @@ impl World {
         objects.put(STATE, "sites/shop.toml", text.into_bytes(), BTreeMap::new());
     }
 
+    /// Has rows sorted by their key from now on, or by their address.
+    pub(crate) fn sort_by_key(&self, by_key: bool) {
+        let mut objects = self.store.objects();
+        let text = String::from_utf8(objects.get(STATE, "sites/shop.toml").unwrap().bytes.to_vec()).unwrap();
+        let text = text.replace("[rows]\nsort_key = true\n", "");
+        let rows = if by_key { "[rows]\nsort_key = true\n" } else { "" };
+        let text = text.replace("[publish]\n", &format!("{rows}[publish]\n"));
+        objects.put(STATE, "sites/shop.toml", text.into_bytes(), BTreeMap::new());
+    }
+
     /// A world that is the same now and goes on by itself.
     pub(crate) fn copy(&self) -> Self {
         let time_ms = Arc::new(AtomicI64::new(self.time_ms.load(Ordering::Relaxed)));
@@ -180,7 +197,10 @@ impl World {
             Work::Import { indexes, .. } => Some(self.found(indexes, &work_dir.path().join("web"))),
             _ => None,
         };
-        let rows = input.iter().map(|(page, day)| (format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1)));
+        let row = |(page, day): (&u32, &u32)| {
+            [format!("/p/{page:06}"), format!("2025-01-{:02}", day % 28 + 1), sort_key(*page, *day).to_string()]
+        };
+        let rows = input.iter().map(row);
         let around = Surroundings {
             athena: Table(Arc::new(rows.collect())).client(),
             s3: self.store.client(actor),
@@ -202,6 +222,7 @@ impl World {
                 id,
                 parameters: &parameters,
                 accept_drop: None,
+                reshard: true,
                 plan: None,
                 query_longest,
                 work_dir,

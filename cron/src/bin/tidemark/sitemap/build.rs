@@ -50,7 +50,7 @@ pub(crate) struct BuildArgs {
     /// Time zone of lastmod times that name none, as in Asia/Seoul
     #[arg(long, value_name = "ZONE")]
     lastmod_zone: Option<String>,
-    /// Settings of rows (TOML: hosts, engines, and tables canonical, select, news, columns), as in the table rows of a site
+    /// Settings of rows (TOML: hosts, engines, sort_key, and tables canonical, select, news, columns), as in the table rows of a site
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// URLs to which new shards are filled
@@ -68,6 +68,9 @@ pub(crate) struct BuildArgs {
     /// Allow any drop in this run; TEXT, who allows it and why, is kept in the manifest and the report
     #[arg(long, value_name = "TEXT")]
     accept_drop: Option<String>,
+    /// Where the settings sort pages by something else than before: put every page into a new file, once
+    #[arg(long)]
+    reshard: bool,
     /// Only say what would change: pages, files, bytes; nothing is written to the directory
     #[arg(long)]
     dry_run: bool,
@@ -85,6 +88,7 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         let options = Options {
             packing: if args.plain { Packing::Plain } else { Packing::Gzip },
             accept_drop: args.accept_drop.clone(),
+            reshard: args.reshard,
             ..sitemap.options(&format!("local-{now_ms}"), now_ms)
         };
         let out = args.out.join(keys::sitemap_dir(&sitemap.name));

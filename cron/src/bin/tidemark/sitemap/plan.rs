@@ -34,6 +34,9 @@ pub(crate) struct RunArgs {
     /// A value for a parameter of the query; may be repeated
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     args: Vec<String>,
+    /// Where the settings sort pages by something else than before: put every page into a new file, once
+    #[arg(long, conflicts_with = "plan")]
+    reshard: bool,
     /// Print the run's record as JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +56,9 @@ pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut job = arguments(&args.args)?;
     job["site"] = args.site.into();
+    if args.reshard {
+        job["reshard"] = true.into();
+    }
     if let Some(sitemap) = args.sitemap {
         job["sitemap"] = sitemap.into();
     }
