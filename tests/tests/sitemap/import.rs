@@ -232,6 +232,27 @@ fn several_indexes_become_one_that_names_all() {
 }
 
 #[test]
+fn a_run_in_the_place_of_a_killed_takeover_clears_its_files_away() {
+    let before = old_world(RULES, INDEX);
+    let import = Job::import("import", &[INDEX], &next_pages());
+    let calls = before.copy().run(&import);
+    let index_written = (1..=calls).find_map(|at| {
+        let world = before.copy();
+        let (_, hurt) = world.run_into(&import, at, Fate::DieAfter);
+        (hurt == format!("PUT {PUBLIC}/{INDEX}")).then_some(world)
+    });
+    let world = index_written.expect("a write of the index");
+    world.run(&Job::new("first", &next_pages()).later(AFTER_LEASE_MS));
+    world.run(&Job::new("second", &next_pages()).later(2 * AFTER_LEASE_MS));
+    let left = world.store.objects().all(PUBLIC);
+    let manifest = world.manifest().unwrap();
+    for (file, _) in old_files() {
+        let known = manifest.shards.iter().any(|shard| shard.file == file);
+        assert_eq!(left.contains_key(file), known, "{file}");
+    }
+}
+
+#[test]
 fn an_index_in_our_place_is_replaced_only_where_it_is_the_one_that_was_read() {
     let job = Job::import("import", &[INDEX], &next_pages());
     let mut world = old_world(RULES, INDEX);
