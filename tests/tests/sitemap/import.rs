@@ -14,6 +14,7 @@ use std::time::Duration;
 use tidemark_cron::jobs::sitemap_import;
 use tidemark_sitemap::import::TakenOver;
 use tidemark_sitemap::keys::INDEX;
+use tidemark_tests::indexnow::{Engine, KEY};
 
 /// Where the old index lies: in the place of ours, or beside it.
 const OLD: &str = "sitemap.xml";
@@ -210,6 +211,18 @@ fn the_first_run_keeps_names_and_loses_no_page_wherever_it_is_killed() {
 }
 
 #[test]
+fn there_are_no_plans_until_the_first_run() {
+    let world = old_world(RULES, OLD);
+    let next = next_pages();
+    world.run(&Job::import("import", &[OLD], &next));
+    let plan = Job { work: Work::Plan(next.clone()), ..Job::new("plan", &next) };
+    let problem = refused(&world, &plan.later(AFTER_LEASE_MS));
+    assert!(problem.contains("are still those of the tool"), "{problem}");
+    world.run(&Job::new("first", &next).later(AFTER_LEASE_MS));
+    world.run(&plan.later(2 * AFTER_LEASE_MS));
+}
+
+#[test]
 fn several_indexes_become_one_that_names_all() {
     let next = next_pages();
     let world = old_world(RULES, OLD);
@@ -370,10 +383,13 @@ async fn the_job_takes_over_from_the_web_and_a_rollback_reaches_the_takeover() {
     versions(&stage).await;
     let maps = crate::athena::PUBLIC;
     let files_url = stage.cloud.object_url(maps, "shop");
+    let engine = Engine::start(&[200]).unwrap();
     let settings = format!(
         "base_url = \"https://a.example\"\nfiles_url = \"{files_url}\"\nlastmod_zone = \"UTC\"\n[query]\nsql = \"SELECT loc, lastmod FROM pages ORDER BY loc\"\n\
          database = \"d\"\noutput = \"s3://state/athena/\"\n[publish]\nbucket = \"{maps}\"\nprefix = \"shop\"\n\
-         edge_ttl_seconds = 0\n[shards]\ntarget_urls = 100\nmax_urls = 120\n"
+         edge_ttl_seconds = 0\n[shards]\ntarget_urls = 100\nmax_urls = 120\n\
+         [indexnow]\nkey = \"{KEY}\"\nendpoints = [\"{}\"]\n",
+        engine.url()
     );
     stage.put("sites/s.toml", settings).await;
     stage.tell(json!({ "rows": rows(0..150, 2) }));
@@ -404,6 +420,9 @@ async fn the_job_takes_over_from_the_web_and_a_rollback_reaches_the_takeover() {
     let done = stage.run("s").await.unwrap();
     assert_eq!((done.urls, done.published.files_new.len()), (150, 0));
     assert_eq!(done.published.files_rewritten, ["items-1.xml.gz", "items-2.xml.gz"]);
+    let problem = done.told.and_then(|told| told.problem).unwrap_or_default();
+    assert!(problem.contains("the files before were another tool's"), "{problem}");
+    assert_eq!(engine.asked(), 0, "the first run tells nothing by IndexNow");
     let back = roll_back(&stage, "back", None, false).await.unwrap();
     assert_eq!((back.restores.as_str(), back.urls), ("import", 160));
     for (key, bytes) in old {
