@@ -32,7 +32,8 @@ build: prerequisites
 demo: build
 	@exec $(TARGET)/release/demo
 
-# Binaries and tests in one go: what tests alone depend on changes features of other crates, and all would be compiled twice.
+# Binaries and tests in one go: what tests alone depend on changes features of other crates, and all would be compiled
+# twice.
 test: test-prerequisites
 	$(CARGO) build --release --locked --workspace --bins --tests
 	$(CARGO) test --release --locked --workspace

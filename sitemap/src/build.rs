@@ -168,6 +168,8 @@ pub struct Change {
     pub file: String,
     /// Where it lies.
     pub staged: PathBuf,
+    /// How big it is.
+    pub bytes: u64,
 }
 
 /// A file that a run wrote which never committed.
@@ -230,7 +232,7 @@ pub fn from_files(
     options: &Options,
     standing: Standing<'_>,
 ) -> Result<(Built, Vec<u128>), BuildError> {
-    let pass = |order: Order| {
+    let pass = |order| {
         let mut build = Build::new(previous.clone(), work_dir, options, order, standing)?;
         let hashes = if order == Order::Given && (2..=merge::FILES_MAX).contains(&inputs.len()) {
             let addresses = options.policy.addresses()?;
@@ -243,9 +245,6 @@ pub fn from_files(
         };
         Ok::<_, BuildError>((build.finish()?, hashes))
     };
-    if options.policy.sort_key {
-        return pass(Order::Unknown);
-    }
     match pass(Order::Given) {
         Err(error) if error.wants_sorting() => pass(Order::Unknown),
         outcome => outcome,
@@ -259,8 +258,8 @@ fn stopped(error: SourceError<BuildError>) -> BuildError {
     }
 }
 
-/// The manifest to go on from, with rows in the order that the options ask for; and the one that it was, where the sitemap is
-/// cut anew for that.
+/// The manifest to go on from, with rows in the order that the options ask for; and the one that it was, where the
+/// sitemap is cut anew for that.
 fn ordered(previous: Manifest, options: &Options) -> Result<(Manifest, Option<Manifest>), BuildError> {
     let wanted = options.policy.sorted_by();
     if previous.sort_key == wanted {
@@ -339,7 +338,7 @@ impl<'a> Build<'a> {
         Ok(Self {
             options,
             gate: Gate::new(options.policy.clone(), ledger)?,
-            sorter: (order == Order::Unknown || sort_key).then(|| Sorter::new(work_dir.to_owned(), sort_memory_bytes)),
+            sorter: (order == Order::Unknown).then(|| Sorter::new(work_dir.to_owned(), sort_memory_bytes)),
             by_key: sort_key.then(|| Sorter::by_key(work_dir.to_owned(), sort_memory_bytes)),
             rows_read: Arc::clone(&options.rows_read),
             row: Vec::new(),
@@ -526,8 +525,9 @@ impl Assembly<'_> {
         let Self { previous, cut_anew, mut shards, options, mut report, .. } = self;
         // That nothing is new is a state of the world; a list of which nothing could be read is none. An empty sitemap is
         // not valid, and one that is gone is an error to every crawler, so the last one stays.
+        // Where files are to go that are no shards, it only stays whole while nothing is written.
         let is_empty = report.emitted == 0 && report.excluded_total() > 0;
-        let stays = is_empty && options.policy.select.is_window();
+        let stays = is_empty && options.policy.select.is_window() && previous.outgoing.is_empty();
         if report.emitted == 0 && !stays {
             return Err(BuildError::Empty(report.input, Box::new(report)));
         }
@@ -535,9 +535,6 @@ impl Assembly<'_> {
         let mut accepted = None;
         if stays {
             report.flag(NOTHING_NEW, 1);
-            if let Some(before) = cut_anew {
-                return Ok(Built { report, ..Built::unchanged(before) });
-            }
             (shards, kinds) = (previous.shards.clone(), previous.kinds.clone());
         } else {
             accepted = guard::check(options, cut_anew.as_ref().unwrap_or(&previous), &mut report)?;

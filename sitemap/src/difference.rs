@@ -10,7 +10,7 @@ use crate::manifest::Shard;
 use crate::pages::BY_ADDRESS;
 use crate::row::{self, Note, Row};
 use crate::site::Target;
-use crate::sort::{SortError, Sorter};
+use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use std::cmp::Ordering;
@@ -151,20 +151,17 @@ pub fn differences<E>(
     }
 }
 
-/// Rows held in memory where pages have to be sorted, in bytes.
-pub(crate) const MEMORY_BYTES: usize = 16 << 20;
-
-/// All pages of both sides, each with the number of its file, sorted by address and then the old before the new one. Sorts in
-/// this directory, with so much memory.
+/// All pages of both sides, each with the number of its file, sorted by address and then the old before the new one.
+/// Sorts in `dir`.
 ///
 /// # Errors
 /// A [`DifferenceError`].
 pub(crate) fn sorted_pages<E>(
     old: (&[String], &mut ReadShard<'_, E>),
     new: (&[String], &mut ReadShard<'_, E>),
-    (dir, memory_bytes): (&Path, usize),
+    dir: &Path,
 ) -> Result<Sorter, DifferenceError<E>> {
-    let mut sorter = Sorter::new(dir.to_owned(), memory_bytes);
+    let mut sorter = Sorter::new(dir.to_owned(), MEMORY_BYTES);
     gather(old, Note::Old, &mut sorter)?;
     gather(new, Note::New, &mut sorter)?;
     Ok(sorter)
@@ -216,7 +213,7 @@ fn differences_unordered<E>(
         };
         take(difference, before, after).map_err(DifferenceError::Other)
     };
-    sorted_pages(old, new, (dir, MEMORY_BYTES))?.drain(|record| {
+    sorted_pages(old, new, dir)?.drain(|record| {
         let Some((is_new, _, page)) = page_of(record) else { return Ok(()) };
         let waiting = before.take();
         match (waiting, is_new) {
@@ -237,8 +234,8 @@ fn differences_unordered<E>(
     told(before.as_ref(), None)
 }
 
-/// Gives every page that `built` changes to `take`, as [`differences`] does. Shards that were not made anew lie in `dir`; an
-/// old one that does not counts as empty.
+/// Gives every page that `built` changes to `take`, as [`differences`] does. Shards that were not made anew lie in `dir`;
+/// an old one that does not counts as empty.
 ///
 /// # Errors
 /// A [`DifferenceError`].
@@ -263,7 +260,7 @@ pub fn differences_of(
     differences((&old, &mut read_old), (&new, &mut read_new), take)
 }
 
-/// Copies the public shards that [`differences_of`] reads into `dir`.
+/// Copies the public shards that [`differences_of`] reads into `dir`, as far as they are not there yet.
 ///
 /// # Errors
 /// Where one cannot be read; one that is not there is left out.
@@ -273,6 +270,7 @@ pub async fn copy_changed(s3: &Client, target: &Target, built: &Built, dir: &Pat
     let mut files = changed(next, previous);
     files.retain(|file| !made.contains(file.as_str()));
     files.extend(changed(previous, next));
+    files.retain(|file| !dir.join(file).exists());
     let bytes: HashMap<&str, u64> =
         previous.iter().chain(next).map(|shard| (shard.file.as_str(), shard.file_bytes)).collect();
     let copy = async |file: String| {

@@ -8,7 +8,7 @@ mod bucket;
 
 pub use bucket::{FILES_MAX, TakenOver, Takeover, TakeoverError, take_over};
 
-use crate::build::{self, BuildError, Built, Options, Packing, Standing, hex};
+use crate::build::{self, BuildError, Built, Options, Packing, Standing, hex, index_time};
 use crate::check;
 use crate::columns::Columns;
 use crate::difference::{Difference, DifferenceError, Page, differences};
@@ -160,22 +160,16 @@ pub async fn fetch(web: &Web, urls: &[String], files_max: usize, work_dir: &Path
     for (at, url) in urls.iter().enumerate() {
         let top = work_dir.join(format!("index-{at}"));
         download(web, url, &top).await?;
-        match check::listed(&top).map_err(io_error(&top))? {
-            None => found.files.push(FoundFile::new(url, top.clone(), String::new())),
-            Some(listed) => {
-                let new: Vec<_> = listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())).collect();
-                let files = found.files.len() + new.len();
-                if files > files_max {
-                    return Err(ImportError::TooMany { url: url.clone(), files, files_max });
-                }
-                for (loc, changed_at) in new {
-                    let path = work_dir.join(format!("{:05}", found.files.len()));
-                    download(web, &loc, &path).await?;
-                    found.files.push(FoundFile::new(&loc, path, changed_at));
-                }
-            }
+        let new = found.top(url, top, &mut seen)?;
+        let files = found.files.len() + new.len();
+        if files > files_max {
+            return Err(ImportError::TooMany { url: url.clone(), files, files_max });
         }
-        found.tops.push((url.clone(), top));
+        for (loc, changed_at) in new {
+            let path = work_dir.join(format!("{:05}", found.files.len()));
+            download(web, &loc, &path).await?;
+            found.files.push(FoundFile::new(&loc, path, changed_at));
+        }
     }
     Ok(found)
 }
@@ -197,19 +191,30 @@ async fn download(web: &Web, url: &str, path: &Path) -> Result<(), ImportError> 
 pub fn local(indexes: &[PathBuf]) -> Result<Found, ImportError> {
     let (mut found, mut seen) = (Found::default(), HashSet::new());
     for index in indexes {
-        let url = index.display().to_string();
-        match check::listed(index).map_err(io_error(index))? {
-            None => found.files.push(FoundFile::new(&url, index.clone(), String::new())),
-            Some(listed) => {
-                for (loc, changed_at) in listed.into_iter().filter(|(loc, _)| seen.insert(loc.clone())) {
-                    let beside = index.with_file_name(file_name(&loc));
-                    found.files.push(FoundFile::new(&loc, beside, changed_at));
-                }
-            }
+        for (loc, changed_at) in found.top(&index.display().to_string(), index.clone(), &mut seen)? {
+            let beside = index.with_file_name(file_name(&loc));
+            found.files.push(FoundFile::new(&loc, beside, changed_at));
         }
-        found.tops.push((url, index.clone()));
     }
     Ok(found)
+}
+
+impl Found {
+    /// Takes the index at `url`, of which `copy` is a copy, and gives the files that it names and none of `seen` was: each
+    /// with the time when it changed. A shard in its place is a file of its own.
+    fn top(
+        &mut self,
+        url: &str,
+        copy: PathBuf,
+        seen: &mut HashSet<String>,
+    ) -> Result<Vec<(String, String)>, ImportError> {
+        let listed = check::listed(&copy).map_err(io_error(&copy))?;
+        if listed.is_none() {
+            self.files.push(FoundFile::new(url, copy.clone(), String::new()));
+        }
+        self.tops.push((url.to_owned(), copy));
+        Ok(listed.into_iter().flatten().filter(|(loc, _)| seen.insert(loc.clone())).collect())
+    }
 }
 
 fn file_name(address: &str) -> String {
@@ -319,11 +324,11 @@ fn sort_out(mut ranges: Vec<Range>, packing: Packing) -> (Vec<Range>, Vec<(Range
 /// A manifest that knows the kept files. Their row hashes are unknown, so the first build writes each once.
 fn manifest(kept: &[Range], options: &Options) -> Result<Manifest, ImportError> {
     let mut manifest = Manifest::empty(options.policy.base.as_str());
-    let now = jiff::Timestamp::from_second(options.policy.now_ms.div_euclid(1000)).map(|at| at.to_string());
+    let now = index_time(options.policy.now_ms);
     for range in kept {
         let found = &range.found;
         let bytes = fs::read(&found.path).map_err(io_error(&found.path))?;
-        let changed_at = found.changed().map_or_else(|| now.clone().unwrap_or_default(), str::to_owned);
+        let changed_at = found.changed().unwrap_or(&now).to_owned();
         let (stamp, version) = found.object.clone().unzip();
         manifest.shards.push(Shard {
             file: found.file.clone(),

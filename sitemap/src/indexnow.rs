@@ -237,7 +237,9 @@ pub async fn gather(
     let dir = work_dir.join(WORK_DIR);
     let broken = |error: std::io::Error| waiting.failed("working on", &dir.display().to_string(), error.to_string());
     fs::create_dir_all(&dir).map_err(broken)?;
-    copy_changed(&waiting.s3, target, built, &dir).await.map_err(broken)?;
+    let public = work_dir.join(keys::PUBLIC_DIR);
+    fs::create_dir_all(&public).map_err(broken)?;
+    copy_changed(&waiting.s3, target, built, &public).await.map_err(broken)?;
     let mut changes = ChangeSet::new(settings.clone(), built.previous.shards.is_empty());
     let mut parts = 0;
     let mut keep = |urls: &[String]| {
@@ -250,7 +252,7 @@ pub async fn gather(
         }
         changes.full_parts().iter().try_for_each(|urls| keep(urls))
     };
-    let compared = differences_of(built, &dir, &mut take);
+    let compared = differences_of(built, &public, &mut take);
     compared.map_err(|error| waiting.failed("comparing", &target.prefix, error.to_string()))?;
     let gathered = Gathered { taken: changes.taken, left_out: changes.left_out };
     changes.close().iter().try_for_each(|urls| keep(urls)).map_err(broken)?;
@@ -259,7 +261,7 @@ pub async fn gather(
         let urls: Vec<String> = text.lines().map(str::to_owned).collect();
         waiting.store(token, run, number, &urls).await?;
     }
-    fs::remove_dir_all(&dir).map_err(broken)?;
+    fs::remove_dir_all(&dir).and_then(|()| fs::remove_dir_all(&public)).map_err(broken)?;
     Ok(gathered)
 }
 

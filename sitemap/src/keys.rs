@@ -41,11 +41,14 @@ pub fn plain_shard_file(number: u64) -> String {
     format!("sitemap-{number:05}.xml")
 }
 
-/// A number that is higher than any in the name `file`.
+/// Above every number of a file of ours, and so that counting on never overflows.
+const NUMBERS_END: u64 = 1 << 60;
+
+/// A number that is higher than any in the name `file` that a file of ours could have.
 #[must_use]
 pub fn number_after(file: &str) -> u64 {
     let numbers = file.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok());
-    numbers.max().unwrap_or(0).saturating_add(1)
+    numbers.filter(|number| *number < NUMBERS_END).max().unwrap_or(0) + 1
 }
 
 /// What every file of ours begins with.
@@ -244,6 +247,7 @@ mod tests {
         assert_eq!((sitemap("demo", ""), sitemap("demo", "news")), ("demo".into(), "demo.news".into()));
         assert_eq!(state(&sitemap("demo", "news")), "sitemaps/demo.news/state.json");
         assert_eq!([number_after("sitemap-00007.xml.gz"), number_after("news.xml")], [8, 1]);
+        assert_eq!(number_after("sitemap-18446744073709551615.xml"), 1);
         assert_eq!(stem(&shard_file(7)), FILE_STEM);
         assert_eq!(["p/q-1.xml", "news.xml", "1.xml"].map(stem), ["p/q-", "news.xml", "1.xml"]);
         assert_eq!(manifest("demo", 3, "a/b:c"), "sitemaps/demo/manifests/0000000003-a-b-c.json");

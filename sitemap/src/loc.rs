@@ -239,8 +239,6 @@ enum Look {
 }
 
 const BLOCK: usize = 16;
-/// A mark for each byte of a block: all bits or none, as vector instructions compare.
-type Marks = [u8; BLOCK];
 
 /// Looks at a text without branches, block by block, so that the compiler turns it into vector instructions; the last
 /// block overlaps the one before. Nearly every text is of few kinds of characters, which a first look tells.
@@ -261,10 +259,10 @@ fn look(text: &[u8]) -> Look {
     }
 }
 
-/// Whether `mark` marks any byte of these blocks.
+/// Whether `mark` marks any byte of these blocks. A mark is all bits, as vector instructions compare.
 #[inline(always)]
 fn any_marked(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
-    let marks = |block: &[u8; BLOCK]| -> Marks { std::array::from_fn(|at| mark(block[at])) };
+    let marks = |block: &[u8; BLOCK]| -> [u8; BLOCK] { std::array::from_fn(|at| mark(block[at])) };
     let mut all = marks(last);
     for block in blocks {
         all.iter_mut().zip(marks(block)).for_each(|(all, mark)| *all |= mark);

@@ -4,7 +4,7 @@
 //! publishing treats it as it does a split: the page, and all of that shard, are in a new file before the old ones change.
 
 use crate::build::{Built, Packing, Stray, new_file};
-use crate::difference::{DifferenceError, MEMORY_BYTES, copy_changed, page_of, sorted_pages, unpack};
+use crate::difference::{DifferenceError, copy_changed, page_of, sorted_pages, unpack};
 use crate::keys;
 use crate::manifest::Retired;
 use crate::refresh::Pass;
@@ -89,7 +89,7 @@ fn gaining(
         Err(error) => Err(error),
     };
     let mut read_new = |file: &str| fs::read(made[file]).and_then(unpack);
-    let sorter = sorted_pages((files, &mut read_old), (files, &mut read_new), (work_dir, MEMORY_BYTES))?;
+    let sorter = sorted_pages((files, &mut read_old), (files, &mut read_new), work_dir)?;
     let (mut gaining, mut loc, mut homes) = (BTreeSet::new(), String::new(), Vec::new());
     sorter.drain(|record| {
         let Some((is_new, file, page)) = page_of(record) else { return Ok(()) };

@@ -334,7 +334,7 @@ impl Parts<'_> {
                 }
                 if changed.remove(&staged_file) {
                     let to = staging.join(&shard.file);
-                    let change = Change { file: shard.file.clone(), staged: to };
+                    let change = Change { file: shard.file.clone(), staged: to, bytes: shard.file_bytes };
                     staged_files.push(((format!("{staged}{staged_file}"), change), shard.file_bytes));
                 }
                 shards.push(shard);

@@ -233,7 +233,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
     let began_ms = around.clock.now_ms();
     let state = refresh::state(&StateStore::new(around.s3.clone(), &around.state_bucket), run.site).await?;
     let (previous, bucket) = at_rest(around, run.site, &site, &state).await?;
-    let statement = around.statement(run, &site).await?;
+    let statement = around.statement(run.parameters, &site).await?;
     let options = site.sitemap.options(run.id, began_ms);
     let salt = salt(&settings, &statement, &options);
     // Every attempt writes where nobody wrote before.
@@ -337,7 +337,7 @@ fn planned_files(built: &Built) -> Vec<PlannedFile> {
 
 /// What `built` would change.
 async fn outlook(around: &Surroundings, site: &Site, run: Run<'_>, built: &Built) -> Result<Outlook, RefreshError> {
-    let dir = run.work_dir.join("before");
+    let dir = run.work_dir.join(keys::PUBLIC_DIR);
     let failed = |problem: String| PlanError::Compare { site: run.site.to_owned(), problem };
     fs::create_dir_all(&dir).map_err(|error| failed(error.to_string()))?;
     let copied = copy_changed(&around.s3, &site.target, built, &dir).await;

@@ -27,7 +27,6 @@ use crate::keys;
 use crate::manifest::{Manifest, Retired};
 use indexes::Indexes;
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -231,16 +230,8 @@ async fn put_files<P: Place, L: Lease>(
     changes: &[Change],
     lease: &mut Steady<'_, L>,
 ) -> Result<HashMap<String, String>, PlaceError> {
-    let mut sized = Vec::with_capacity(changes.len());
-    for change in changes {
-        let staged = fs::metadata(&change.staged).map_err(|error| PlaceError {
-            operation: "looking at the staged copy",
-            file: change.file.clone(),
-            message: error.to_string(),
-        })?;
-        sized.push((change, staged.len()));
-    }
     let put = async |change: &Change| Ok((change.file.clone(), place.put_shard(&change.file, &change.staged).await?));
+    let sized: Vec<_> = changes.iter().map(|change| (change, change.bytes)).collect();
     let stamps = side_by_side_with(sized, put, async || lease.keep().await).await?;
     Ok(stamps.into_iter().collect())
 }

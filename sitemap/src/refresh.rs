@@ -14,7 +14,7 @@ pub(crate) use surroundings::state;
 pub use surroundings::{Surroundings, committed};
 
 use crate::athena::{Fetch, ParameterError, Statement};
-use crate::build::{Build, BuildError, Built, Options, Order, Standing, Stray};
+use crate::build::{Build, BuildError, Built, Options, Standing, Stray};
 use crate::commit::{Ended, Ending, LEASE_MS, let_go};
 use crate::difference::DifferenceError;
 use crate::guard::Accepted;
@@ -313,7 +313,7 @@ async fn under_lease(
     };
     let run = Run { parameters: plan.as_ref().map_or(run.parameters, |plan| &plan.parameters), ..run };
     let previous = around.manifest(held, site).await?;
-    let statement = around.statement(run, site).await?;
+    let statement = around.statement(run.parameters, site).await?;
     let files = previous.files().chain(held.document.state.intent.iter().map(String::as_str));
     let bucket = Bucket::open(around.s3.clone(), site.target.clone(), files).await?;
     let ending = Ending {
@@ -384,8 +384,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The committed sitemap, or what one begins from; where a rollback was killed, what stands there is of neither side, and only the way back to one
-/// is safe.
+/// The committed sitemap, or what one begins from. Where a rollback was killed, what stands there is of neither side, and
+/// only the way back to one is safe.
 async fn mended(ending: &Ending<'_>, previous: Manifest, held: &mut Held<Committed>) -> Result<Manifest, RefreshError> {
     let state = &held.document.state;
     if state.manifest.is_none() {
@@ -454,15 +454,16 @@ impl Surroundings {
     /// One pass over the rows of `input`, and a second one that sorts where the first finds them out of order.
     pub(crate) async fn pass(&self, pass: &Pass<'_>, input: &Input) -> Result<Built, RefreshError> {
         let addresses = pass.options.policy.addresses().map_err(BuildError::from)?;
-        let by_key = pass.options.policy.sort_key;
-        for order in input.orders().iter().filter(|order| **order == Order::Unknown || !by_key) {
+        for order in input.orders() {
             let standing = Standing { intact: &|shard| pass.bucket.is_intact(shard), strays: pass.strays };
             let mut build = Build::new(pass.previous.clone(), pass.attempt.work_dir, pass.options, *order, standing)?;
             let key = |loc: &[u8], out: &mut Vec<u8>| addresses.resolve(loc, out).is_ok();
             let read = input.read(self.reach().athena, pass.attempt.work_dir, *order, &key, &mut build).await;
             match read.map_err(RefreshError::from_read).and_then(|_| Ok(build.finish()?)) {
                 Err(RefreshError::Build(error)) if error.wants_sorting() => {}
-                Ok(built) if by_key => return Ok(moves::set_apart_public(&self.s3, pass, built).await?),
+                Ok(built) if pass.options.policy.sort_key => {
+                    return Ok(moves::set_apart_public(&self.s3, pass, built).await?);
+                }
                 outcome => return outcome,
             }
         }

@@ -288,8 +288,9 @@ fn exchange(from: &Manifest, goal: &Manifest) -> Option<String> {
     None
 }
 
-/// A file whose pages may have changed places with another's, where they are sorted by a key: over several steps a page may
-/// have got another key twice, which no range tells. One step is safe: a run gives a file that gains a page a new name.
+/// A file whose pages may have changed places with another's, where they are sorted by a key: over several steps a page
+/// may have got another key twice, which no range tells. One step is safe: a run gives a file that gains a page a new
+/// name.
 fn rekeyed(from: &Manifest, goal: &Manifest) -> Option<String> {
     if [from, goal].iter().all(|manifest| manifest.sort_key == BY_ADDRESS) {
         return None;
@@ -361,7 +362,7 @@ async fn stage(ending: &Ending<'_>, run: &str, shards: &[Shard], name: &str) -> 
         }
         let staged = dir.join(&shard.file);
         fs::write(&staged, found.unwrap_or_default()).map_err(io)?;
-        Ok(Ok(Change { file: shard.file.clone(), staged }))
+        Ok(Ok(Change { file: shard.file.clone(), staged, bytes: shard.file_bytes }))
     };
     let sized: Vec<_> = shards.iter().map(|shard| (shard, shard.file_bytes)).collect();
     let fetched = side_by_side(sized, fetch).await?;

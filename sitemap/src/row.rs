@@ -1,8 +1,8 @@
 //! A canonical page row, as bytes: what is sorted, hashed and turned into XML.
 //!
 //! Promises: equal pages give equal bytes, whatever file, format or order they came from. The layout is a header of
-//! [`HEADER_BYTES`] (lengths and small values) and then the sort key, where rows have one, loc, lastmod, priority and the extensions' XML; [`ROW_FORMAT`]
-//! names it in every shard manifest, since the rows' hashes depend on it.
+//! [`HEADER_BYTES`] (lengths and small values) and then the sort key, where rows have one, loc, lastmod, priority and the
+//! extensions' XML; [`ROW_FORMAT`] names it in every shard manifest, since the rows' hashes depend on it.
 
 use crate::lastmod::{self, UTC_SECONDS_BYTES};
 use memchr::memchr2_iter;
@@ -134,10 +134,15 @@ fn extra_len(len: usize) -> [u8; 3] {
     [a, b, c]
 }
 
-/// What is noted about a page while the versions of pages are put together, or shards compared: such a record has the form of a row, so
-/// that it is sorted with them, and comes after every row of its loc, in this order. None is ever in a shard.
+/// What is noted about a page while the versions of pages are put together, or shards compared: such a record has the
+/// form of a row, so that it is sorted with them, and comes after every row of its loc, in this order. None is ever in a
+/// shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
+    /// What an old shard says of it.
+    Old = 8,
+    /// What a new shard says of it.
+    New = 9,
     /// What the page says of itself.
     Own = 12,
     /// What some page says of it.
@@ -146,10 +151,6 @@ pub(crate) enum Note {
     Foreign = 14,
     /// The links to its versions.
     Links = 15,
-    /// What an old shard says of it.
-    Old = 8,
-    /// What a new shard says of it.
-    New = 9,
 }
 
 /// Writes a note about `loc`, with the bytes of `parts`, to `out`, cleared first.
@@ -242,12 +243,12 @@ impl<'a> Row<'a> {
     /// What the record notes, where it is no page.
     pub(crate) fn note(&self) -> Option<Note> {
         match self.bytes[5] & 0x0f {
+            8 => Some(Note::Old),
+            9 => Some(Note::New),
             12 => Some(Note::Own),
             13 => Some(Note::Says),
             14 => Some(Note::Foreign),
             15 => Some(Note::Links),
-            8 => Some(Note::Old),
-            9 => Some(Note::New),
             _ => None,
         }
     }

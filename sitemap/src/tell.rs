@@ -80,11 +80,8 @@ impl Teller<'_> {
             Err(error) => told.problem = Some(error),
         }
         if let Some(problem) = told.drained.problem.as_ref().or(told.problem.as_ref()) {
-            tracing::warn!(
-                site = self.site,
-                problem,
-                "IndexNow was not told everything; what waits goes with the next run"
-            );
+            let waiting = told.drained.waiting;
+            tracing::warn!(site = self.site, problem, waiting, "IndexNow was not told everything");
         }
     }
 

@@ -41,6 +41,7 @@ impl Packing {
 /// Makes files of pieces, where they changed.
 pub(super) struct Stage<'a> {
     pub(super) previous: Manifest,
+    /// As in [`Assembly`].
     cut_anew: Option<Manifest>,
     pub(super) staging: PathBuf,
     changed_at: String,
@@ -177,7 +178,7 @@ impl Take for Stage<'_> {
             return Ok(());
         }
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
-        self.changes.push(Change { file: file.clone(), staged });
+        self.changes.push(Change { file: file.clone(), staged, bytes: file_bytes });
         let (stamp, version) = (None, None);
         // A new one is given its index when it is published.
         let index = old.as_ref().map_or(1, |old| old.index);

@@ -137,3 +137,25 @@ fn another_order_is_refused_unless_the_sitemap_may_be_cut_anew_and_a_drop_is_see
     let again = pass(20, true, false, &anew.manifest).unwrap();
     assert_eq!(again.changes, [], "the same order needs no leave");
 }
+
+#[test]
+fn a_window_that_is_empty_keeps_its_sitemap_and_writes_nothing_while_files_are_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("pages.csv");
+    let pass = |lastmod: &str, previous: &Manifest| {
+        fs::write(&input, format!("loc,lastmod\n/abcdef,{lastmod}\n")).unwrap();
+        let mut policy = Policy::new(BaseUrl::parse(BASE).unwrap(), 1_763_800_000_000);
+        policy.select.within_hours = Some(48);
+        let options = Options::new(policy, "run");
+        let standing = Standing { intact: &|_| true, strays: &[] };
+        from_files(std::slice::from_ref(&input), previous, dir.path(), &options, standing).map(|(built, _)| built)
+    };
+    let first = pass("2025-11-22", &Manifest::empty(BASE)).unwrap().manifest;
+    let empty = pass("2025-01-01", &first).unwrap();
+    assert_eq!((empty.manifest.shards, empty.changes), (first.shards.clone(), vec![]));
+    let taken_over = Manifest { outgoing: vec!["theirs.xml.gz".to_owned()], ..first };
+    let refused = pass("2025-01-01", &taken_over).unwrap_err();
+    assert!(matches!(refused, BuildError::Empty(1, _)), "{refused}");
+    let next = pass("2025-11-22", &taken_over).unwrap().manifest;
+    assert_eq!((next.outgoing.len(), next.retired[0].file.as_str()), (0, "theirs.xml.gz"));
+}

@@ -20,7 +20,7 @@ use crate::keys;
 use crate::manifest::{Manifest, ManifestError};
 use crate::place::bucket::Bucket;
 use crate::publish::Place;
-use crate::refresh::{Committed, Pass, RefreshError, Run, Surroundings};
+use crate::refresh::{Committed, Pass, RefreshError, Surroundings};
 use crate::site::Site;
 use crate::supply::Supply;
 use crate::xml::{self, Entry};
@@ -292,29 +292,15 @@ async fn compare(
     run: Takeover<'_>,
     (import, options, bucket): (&Import, &Options, &Bucket),
 ) -> Result<Comparison, RefreshError> {
-    let Takeover { parameters, query_longest, .. } = run;
     let (source, statement) = match run.lists {
         Some(lists) => (Source::objects(lists).map_err(TakeoverError::Lists)?, Statement::default()),
-        None => {
-            let run = Run {
-                site: run.site,
-                sitemap: run.sitemap,
-                id: run.id,
-                parameters,
-                accept_drop: None,
-                reshard: false,
-                plan: None,
-                query_longest,
-                work_dir: run.work_dir,
-            };
-            (site.source.clone(), around.statement(run, site).await?)
-        }
+        None => (site.source.clone(), around.statement(run.parameters, site).await?),
     };
     let work_dir = run.work_dir.join("here");
     fs::create_dir_all(&work_dir).map_err(|error| TakeoverError::from(io_error(&work_dir)(error)))?;
     // Every attempt writes where nobody wrote before.
     let number = u64::try_from(around.clock.now_ms()).unwrap_or_default();
-    let attempt = Attempt { site: run.site, run: run.id, number, longest: query_longest, work_dir: &work_dir };
+    let attempt = Attempt { site: run.site, run: run.id, number, longest: run.query_longest, work_dir: &work_dir };
     let previous = Manifest::empty(site.sitemap.base.as_str());
     let compared = comparable(options);
     let pass = Pass {
@@ -331,17 +317,12 @@ async fn compare(
     let mut supply = Supply::new(&work_dir, None);
     let built = async {
         let rows = supply.rows(around.reach(), attempt, (&source, &statement), (&[], None)).await?;
-        match rows {
-            Some((input, _)) => around.pass(&pass, input).await.map(Some),
-            None => Ok(None),
-        }
+        let Some((input, _)) = rows else { unreachable!("no rows are known before") };
+        around.pass(&pass, input).await
     };
     let built = built.await;
     supply.clear(around.reach()).await;
-    match built? {
-        Some(built) => Ok(compare_with(import, &built, options, run.work_dir).map_err(TakeoverError::from)?),
-        None => unreachable!("no rows are known before"),
-    }
+    Ok(compare_with(import, &built?, options, run.work_dir).map_err(TakeoverError::from)?)
 }
 
 /// Makes what was imported the site's sitemap, and gives the key of its manifest.

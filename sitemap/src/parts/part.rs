@@ -14,7 +14,6 @@ use crate::place::bucket::Bucket;
 use crate::report::Report;
 use crate::site;
 use crate::source::{Sink, SourceError};
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -81,12 +80,11 @@ async fn work_on(
         }
         built => built?,
     };
-    let made: HashMap<&str, u64> = built.manifest.shards.iter().map(|s| (s.file.as_str(), s.file_bytes)).collect();
     let store = async |change: &Change| {
         let bytes = fs::read(&change.staged).map_err(io_error(&change.staged))?;
         write(reach, &format!("{}{}", keys::part_files(folder, part), change.file), bytes).await
     };
-    let sized: Vec<_> = built.changes.iter().map(|change| (change, made[change.file.as_str()])).collect();
+    let sized: Vec<_> = built.changes.iter().map(|change| (change, change.bytes)).collect();
     side_by_side(sized, store).await?;
     let rejects = store_rejects(reach, &built.report, folder, part, work_dir).await?;
     let changes = built.changes.into_iter().map(|change| change.file).collect();

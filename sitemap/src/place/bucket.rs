@@ -85,16 +85,17 @@ impl Bucket {
         Ok(Self { s3, target, seen: Mutex::new(seen) })
     }
 
-    /// The file as it was when the run began; nothing where it was not there.
+    /// The file, where it still is what this run saw when it began, since on that rests what the run decided; nothing where
+    /// it was not there.
     ///
     /// # Errors
     /// Where it cannot be read, or is another by now.
     pub async fn current(&self, file: &str) -> Result<Option<Current>, PlaceError> {
         let Some(etag) = self.etag(file) else { return Ok(None) };
-        let request = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).if_match(&etag);
-        let object = match request.send().await {
-            Ok(object) => object,
-            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
+        let object = match self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).send().await {
+            Ok(object) if object.e_tag.as_ref() == Some(&etag) => object,
+            Ok(_) => return Err(overtaken("reading", file)),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
                 return Err(overtaken("reading", file));
             }
             Err(error) => return Err(failed("reading", file, &error)),
@@ -251,23 +252,6 @@ impl Bucket {
         }
     }
 
-    /// The index called `file`, where it still is what this run saw when it began: on that rests what it decided.
-    async fn index(&self, file: &str) -> Result<Vec<u8>, PlaceError> {
-        let answer = self.s3.get_object().bucket(&self.target.bucket).key(self.key(file)).send().await;
-        let object = match answer {
-            Ok(object) => object,
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
-                return Err(overtaken("reading", file));
-            }
-            Err(error) => return Err(failed("reading", file, &error)),
-        };
-        if object.e_tag != self.etag(file) {
-            return Err(overtaken("reading", file));
-        }
-        let bytes = object.body.collect().await.map_err(|error| broken("reading", file, &error))?;
-        Ok(bytes.to_vec())
-    }
-
     /// The files called like an index that this run saw, by number.
     fn index_files(&self) -> BTreeMap<u32, String> {
         let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -294,7 +278,8 @@ impl Place for Bucket {
     async fn indexes(&self) -> Result<Vec<(u32, Vec<u8>)>, PlaceError> {
         let mut indexes = Vec::new();
         for (number, file) in self.index_files() {
-            indexes.push((number, self.index(&file).await?));
+            let index = self.current(&file).await?.ok_or_else(|| overtaken("reading", &file))?;
+            indexes.push((number, index.bytes));
         }
         Ok(indexes)
     }

@@ -1,6 +1,6 @@
 //! What a run needs from outside, and what it reads and writes in the state bucket.
 
-use super::{Committed, LEASE_MS, RefreshError, Run};
+use super::{Committed, LEASE_MS, RefreshError};
 use crate::athena::{self, Athena, SqlText, Statement};
 use crate::input::{Reach, Source};
 use crate::invalidate::Invalidate;
@@ -11,6 +11,7 @@ use crate::site::{self, Site};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::state::{Document, Held, StateError, StateStore};
@@ -93,8 +94,12 @@ impl Surroundings {
         Ok((sites, text))
     }
 
-    /// The site's query with its parameters; nothing where it has none.
-    pub(crate) async fn statement(&self, run: Run<'_>, site: &Site) -> Result<Statement, RefreshError> {
+    /// The site's query with the values of its parameters; nothing where it has none.
+    pub(crate) async fn statement(
+        &self,
+        parameters: &BTreeMap<String, String>,
+        site: &Site,
+    ) -> Result<Statement, RefreshError> {
         let Source::Query(query) = &site.source else { return Ok(Statement::default()) };
         let sql = match &query.sql {
             SqlText::Inline(sql) => sql.clone(),
@@ -105,7 +110,7 @@ impl Surroundings {
                 sql.map_err(|problem| RefreshError::Sql { file, problem })?
             }
         };
-        Ok(athena::parameters::statement(&sql, &query.parameters, run.parameters)?)
+        Ok(athena::parameters::statement(&sql, &query.parameters, parameters)?)
     }
 
     /// Takes the sitemap's lease for `run`.

@@ -19,7 +19,8 @@ use tidemark_tests::indexnow::{Engine, KEY};
 /// Where the old index lies: in the place of ours, or beside it.
 const OLD: &str = "sitemap.xml";
 const KEPT: [&str; 2] = ["products-1.xml.gz", "sitemap-00007.xml.gz"];
-const LEFT: [&str; 2] = ["mixed-1.xml.gz", "mixed-2.xml.gz"];
+/// One has the name that a new file would have next.
+const LEFT: [&str; 2] = ["mixed-1.xml.gz", "sitemap-00008.xml.gz"];
 
 /// Which pages each file of the old sitemap holds: two among each other's.
 fn old_files() -> [(&'static str, Vec<u32>); 4] {

@@ -50,7 +50,8 @@ pub(crate) struct BuildArgs {
     /// Time zone of lastmod times that name none, as in Asia/Seoul
     #[arg(long, value_name = "ZONE")]
     lastmod_zone: Option<String>,
-    /// Settings of rows (TOML: hosts, engines, sort_key, and tables canonical, select, news, columns), as in the table rows of a site
+    /// Settings of rows (TOML: hosts, engines, sort_key, and tables canonical, select, news, columns), as in the table rows
+    /// of a site
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// URLs to which new shards are filled
