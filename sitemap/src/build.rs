@@ -4,6 +4,7 @@
 //! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
 
 mod stage;
+mod uncached;
 
 pub use stage::Packing;
 pub(crate) use stage::new_file;

@@ -153,9 +153,11 @@ impl Cutter {
         let (row_bytes, mut with) = (row.as_bytes().len(), self.size);
         with.add(&row);
         if self.is_full(&with, row.key()) || self.old.get(self.range + 1).is_some_and(is_next) {
-            with = self.make_way(sink)?;
+            self.make_way(sink)?;
+        } else {
+            self.size.add(&row);
         }
-        (self.last_start, self.placed, self.size) = (self.placed, self.placed + row_bytes, with);
+        (self.last_start, self.placed) = (self.placed, self.placed + row_bytes);
         if self.placed - self.hashed > HASHED_BYTES {
             self.hash_to(self.placed);
         }
@@ -167,10 +169,10 @@ impl Cutter {
         self.hashed = end;
     }
 
-    /// Closes the ranges before the next row, and makes room for it. Gives the size of the shard in hand with it.
-    fn make_way<T: Take>(&mut self, sink: &mut T) -> Result<Size, T::Error> {
+    /// Closes the ranges before the next row, makes room for it, and counts it in.
+    fn make_way<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
         let row = self.rows[self.placed..].to_vec();
-        let Some(row) = Row::first(&row) else { return Ok(self.size) };
+        let Some(row) = Row::first(&row) else { return Ok(()) };
         let key = row.key();
         while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
             self.close_range(sink)?;
@@ -179,10 +181,9 @@ impl Cutter {
         with.add(&row);
         if self.is_full(&with, key) {
             self.make_room(key, &row, sink)?;
-            with = self.size;
-            with.add(&row);
         }
-        Ok(with)
+        self.size.add(&row);
+        Ok(())
     }
 
     /// Opens a new shard for `row` at the right edge, where the target is met; splits inside, where a limit is.

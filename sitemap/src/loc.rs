@@ -262,10 +262,9 @@ fn look(text: &[u8]) -> Look {
 /// Whether `mark` marks any byte of these blocks. A mark is all bits, as vector instructions compare.
 #[inline(always)]
 fn any_marked(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
-    let marks = |block: &[u8; BLOCK]| -> [u8; BLOCK] { std::array::from_fn(|at| mark(block[at])) };
-    let mut all = marks(last);
-    for block in blocks {
-        all.iter_mut().zip(marks(block)).for_each(|(all, mark)| *all |= mark);
+    let mut all = [0; BLOCK];
+    for block in blocks.iter().chain([last]) {
+        all.iter_mut().zip(block).for_each(|(all, byte)| *all |= mark(*byte));
     }
     all.iter().fold(0, |any, mark| any | mark) != 0
 }

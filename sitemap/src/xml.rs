@@ -2,7 +2,6 @@
 
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
-use std::convert::Infallible;
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
@@ -12,9 +11,8 @@ pub const BYTES_MAX: u64 = 52_428_800;
 pub const NEWS_MAX: u32 = 1_000;
 /// Shards an index may name (sitemaps.org).
 pub const SHARDS_MAX: usize = 50_000;
-/// A part of a shard's XML that stays in the processor's cache until it is written, in bytes. A file that is written in
-/// whole parts of a power of two costs the system a third of what it costs in odd ones.
-pub(crate) const PART_BYTES: usize = 256 << 10;
+/// A part of a shard's XML that stays in the processor's cache until it is hashed and written, in bytes.
+const PART_BYTES: usize = 64 << 10;
 
 const SHARD_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\"";
@@ -61,36 +59,47 @@ const FRAME_BYTES: [u64; Namespaces::SETS] = {
 
 /// Writes the shard of `rows` (canonical rows, end to end, that use `spaces`) to `out`, cleared first.
 pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
-    let Ok(()) = write_parts(rows, spaces, out, |_| Ok::<(), Infallible>(()));
+    out.clear();
+    begin(spaces, out);
+    let mut rest = rows;
+    while let Some(row) = Row::first(rest) {
+        row.write_xml(out);
+        rest = &rest[row.as_bytes().len()..];
+    }
+    out.extend_from_slice(SHARD_TAIL);
 }
 
-/// The same in parts: `take` is offered what there is whenever it comes to [`PART_BYTES`], and may take of it from the
-/// front; what it leaves stays in `out`.
+/// The same in parts that come to [`PART_BYTES`] or little more, each given to `write`; `part` is the room for one.
 ///
 /// # Errors
-/// Those of `take`.
+/// Those of `write`.
 pub(crate) fn write_parts<E>(
     rows: &[u8],
     spaces: Namespaces,
-    out: &mut Vec<u8>,
-    mut take: impl FnMut(&mut Vec<u8>) -> Result<(), E>,
+    part: &mut Vec<u8>,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    out.clear();
+    part.clear();
+    begin(spaces, part);
+    let mut rest = rows;
+    while let Some(row) = Row::first(rest) {
+        row.write_xml(part);
+        rest = &rest[row.as_bytes().len()..];
+        if part.len() >= PART_BYTES {
+            write(part)?;
+            part.clear();
+        }
+    }
+    part.extend_from_slice(SHARD_TAIL);
+    write(part)
+}
+
+fn begin(spaces: Namespaces, out: &mut Vec<u8>) {
     out.extend_from_slice(SHARD_HEAD);
     for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
         out.extend_from_slice(declaration);
     }
     out.extend_from_slice(SHARD_HEAD_END);
-    let mut rest = rows;
-    while let Some(row) = Row::first(rest) {
-        row.write_xml(out);
-        rest = &rest[row.as_bytes().len()..];
-        if out.len() >= PART_BYTES {
-            take(out)?;
-        }
-    }
-    out.extend_from_slice(SHARD_TAIL);
-    Ok(())
 }
 
 /// A line of an index.

@@ -1,15 +1,16 @@
 //! Makes the files of shards in the staging directory, where their rows changed.
 
+use super::uncached::Room;
 use super::{Assembly, BuildError, Built, Change, Options, Standing, Stray, hex, index_time, io_error};
 use crate::cut::{Piece, Take};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::report::Report;
 use crate::row::ROW_FORMAT;
-use crate::xml::{self, PART_BYTES};
+use crate::xml;
 use libdeflater::{CompressionLvl, Compressor};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use twox_hash::XxHash3_128;
 
@@ -53,6 +54,7 @@ pub(super) struct Stage<'a> {
     next_number: u64,
     xml: Vec<u8>,
     gzip: Vec<u8>,
+    room: Room,
 }
 
 impl<'a> Stage<'a> {
@@ -78,6 +80,7 @@ impl<'a> Stage<'a> {
             changes: Vec::new(),
             xml: Vec::new(),
             gzip: Vec::new(),
+            room: Room::new(),
         })
     }
 
@@ -105,19 +108,13 @@ impl<'a> Stage<'a> {
 
     /// Writes the XML of `piece` to `path`, a part at a time while it is in the processor's cache; gives size and hash.
     fn write_plain(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
-        let (mut file, mut hash, mut bytes) = (File::create(path)?, XxHash3_128::new(), 0);
+        let (mut file, mut hash) = (self.room.create(path)?, XxHash3_128::new());
         let mut write = |part: &[u8]| {
             hash.write(part);
-            bytes += part.len() as u64;
-            file.write_all(part)
+            file.write(part)
         };
-        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, |part| {
-            let whole = part.len() / PART_BYTES * PART_BYTES;
-            write(&part[..whole])?;
-            part.drain(..whole);
-            Ok::<_, io::Error>(())
-        })?;
-        write(&self.xml)?;
+        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, &mut write)?;
+        let bytes = file.finish()?;
         assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
         Ok((bytes, hex(hash.finish_128())))
     }
@@ -129,7 +126,9 @@ impl<'a> Stage<'a> {
         self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
         let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip).map_err(io::Error::other)?;
         let gzip = &self.gzip[..size];
-        fs::write(path, gzip)?;
+        let mut file = self.room.create(path)?;
+        file.write(gzip)?;
+        file.finish()?;
         Ok((size as u64, hex(XxHash3_128::oneshot(gzip))))
     }
 }

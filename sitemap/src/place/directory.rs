@@ -308,8 +308,13 @@ impl Directory {
 impl Place for Directory {
     async fn put_shard(&self, file: &str, staged: &Path) -> Result<String, PlaceError> {
         let path = self.root.join(file);
-        let renamed = fs::rename(staged, &path).and_then(|()| stamp(&path));
-        renamed.map(|(stamp, _)| stamp).map_err(|error| place_error("writing", &path, &error))
+        // On the disk before an index names it, so that no loss of power leaves an index of torn files.
+        let put = || {
+            File::open(staged)?.sync_data()?;
+            fs::rename(staged, &path)?;
+            stamp(&path)
+        };
+        put().map(|(stamp, _)| stamp).map_err(|error| place_error("writing", &path, &error))
     }
 
     async fn put_index(&self, file: &str, bytes: &[u8]) -> Result<(), PlaceError> {
@@ -389,11 +394,16 @@ fn stamp(path: &Path) -> io::Result<(String, u64)> {
     Ok((format!("{}-{}", metadata.len(), modified.as_nanos()), metadata.len()))
 }
 
+/// Writes the file at `path` whole or not at all. It and what was renamed before it in its directory is then on the disk.
 fn write_whole(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(temporary)?;
     file.write_all(bytes)?;
     file.sync_data()?;
-    fs::rename(temporary, path)
+    let directory = path.parent().map(File::open).transpose()?;
+    let sync = || directory.as_ref().map_or(Ok(()), File::sync_all);
+    sync()?;
+    fs::rename(temporary, path)?;
+    sync()
 }
 
 fn place_error(operation: &'static str, path: &Path, error: &io::Error) -> PlaceError {
