@@ -382,7 +382,7 @@ impl<'a> Build<'a> {
         if let Some(by_key) = self.by_key.take() {
             by_key.drain(|row| {
                 self.cutter.unplaced().0.extend_from_slice(row);
-                self.cutter.place(&mut self.stage)
+                self.cutter.place(&mut self.stage).map(drop)
             })?;
         }
         self.cutter.finish(&mut self.stage)?;
@@ -452,17 +452,20 @@ impl<'a> Build<'a> {
     }
 
     fn place_waiting(&mut self) -> Result<(), BuildError> {
+        if self.newest.is_none() && self.by_key.is_none() {
+            self.emitted += u64::from(self.cutter.place(&mut self.stage)?);
+            return Ok(());
+        }
         let (rows, start) = self.cutter.unplaced();
         let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
+        let end = start + waiting.as_bytes().len();
         let Some(newest) = &mut self.newest else {
             self.emitted += 1;
-            let Some(by_key) = &mut self.by_key else { return self.cutter.place(&mut self.stage) };
-            let end = start + waiting.as_bytes().len();
-            by_key.push(waiting.as_bytes())?;
+            self.by_key.iter_mut().try_for_each(|by_key| by_key.push(waiting.as_bytes()))?;
             rows.drain(start..end);
             return Ok(());
         };
-        let (end, too_old) = (start + waiting.as_bytes().len(), newest.take(&waiting));
+        let too_old = newest.take(&waiting);
         rows.drain(start..end);
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
         too_old.iter().try_for_each(|loc| self.gate.too_old(NOT_NEWEST, loc)).map_err(io_error(&rejects))

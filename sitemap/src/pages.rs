@@ -262,8 +262,8 @@ impl Gate {
         if let Some(reason) = unkeyed {
             self.ledger.note(Outcome::Flagged, reason, page.line, loc, "")?;
         }
-        self.extensions.clear();
         if !more && !self.policy.select.news {
+            self.extensions.versions.clear();
             row::finish(out, (start, loc_start..loc_end), entities, Changefreq::default(), b"");
             return Ok(true);
         }
