@@ -62,6 +62,8 @@ pub struct Options {
     pub kinds_drop_percent_max: BTreeMap<String, u32>,
     /// Who allows a greater drop in this run, and why, if somebody does.
     pub accept_drop: Option<String>,
+    /// Whether what is built is a part of a sitemap: guards and windows are for the whole.
+    pub is_part: bool,
     /// Whether a sitemap that is sorted by something else is cut anew: every page goes into a new file.
     pub reshard: bool,
     /// The run's ID.
@@ -87,6 +89,7 @@ impl Options {
             drop_percent_max: DROP_PERCENT_MAX,
             kinds_drop_percent_max: BTreeMap::new(),
             accept_drop: None,
+            is_part: false,
             reshard: false,
             run: run.into(),
             sort_memory_bytes: MEMORY_BYTES,
@@ -531,7 +534,8 @@ impl Assembly<'_> {
         // not valid, and one that is gone is an error to every crawler, so the last one stays.
         // Where files are to go that are no shards, it only stays whole while nothing is written.
         let is_empty = report.emitted == 0 && report.excluded_total() > 0;
-        let stays = is_empty && options.policy.select.is_window() && previous.outgoing.is_empty();
+        let is_window = options.policy.select.is_window() && !options.is_part;
+        let stays = is_empty && is_window && previous.outgoing.is_empty();
         if report.emitted == 0 && !stays {
             return Err(BuildError::Empty(report.input, Box::new(report)));
         }
@@ -540,7 +544,7 @@ impl Assembly<'_> {
         if stays {
             report.flag(NOTHING_NEW, 1);
             (shards, kinds) = (previous.shards.clone(), previous.kinds.clone());
-        } else {
+        } else if !options.is_part {
             accepted = guard::check(options, cut_anew.as_ref().unwrap_or(&previous), &mut report)?;
         }
         kinds.retain(|_, rows| *rows > 0);

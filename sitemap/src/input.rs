@@ -112,7 +112,7 @@ pub struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// What no other sitemap's run has.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{} {}", self.site, self.run)
     }
 }
@@ -232,13 +232,15 @@ pub async fn find(
             Ok(Found { files: Some(objects), query_id: None, scanned_bytes: None })
         }
         Source::Query(query) if query.fetch == Fetch::Select => select(reach, attempt, query, statement).await,
-        Source::Query(query) => match unloaded(reach, attempt, (query, statement), target).await {
-            Err(InputError::Query(error)) if query.fetch == Fetch::Auto && is_refusal(&error) => {
-                tracing::warn!(%error, "UNLOAD was refused, the rows come by GetQueryResults");
-                select(reach, attempt, query, statement).await
+        Source::Query(query) => {
+            match unloaded(reach, attempt, (query, &unload::plain(statement, target)), target).await {
+                Err(InputError::Query(error)) if query.fetch == Fetch::Auto && is_refusal(&error) => {
+                    tracing::warn!(%error, "UNLOAD was refused, the rows come by GetQueryResults");
+                    select(reach, attempt, query, statement).await
+                }
+                found => found,
             }
-            found => found,
-        },
+        }
     }
 }
 
@@ -262,15 +264,17 @@ async fn select(
     Ok(Found { files: None, query_id: Some(id), scanned_bytes: finished.scanned_bytes })
 }
 
-async fn unloaded(
+/// The rows that `unload`, an UNLOAD of `query`, writes under `target`.
+///
+/// # Errors
+/// An [`InputError`].
+pub(crate) async fn unloaded(
     reach: Reach<'_>,
     attempt: Attempt<'_>,
-    (query, statement): (&Query, &Statement),
+    (query, unload): (&Query, &Statement),
     target: &unload::Target,
 ) -> Result<Found, InputError> {
-    let unload = unload::plain(statement, target);
-    let finished =
-        unload::run(reach.athena, query, &unload, (&attempt.name(), attempt.number), attempt.longest).await?;
+    let finished = unload::run(reach.athena, query, unload, (&attempt.name(), attempt.number), attempt.longest).await?;
     let objects = unload_objects(reach, &finished, target).await?;
     Ok(Found { files: Some(objects), query_id: Some(finished.id), scanned_bytes: finished.scanned_bytes })
 }
@@ -286,7 +290,7 @@ pub fn unload_target(reach: Reach<'_>, attempt: Attempt<'_>) -> unload::Target {
 ///
 /// # Errors
 /// An [`InputError`], also where a file of the list is not there.
-pub async fn unload_objects(
+async fn unload_objects(
     reach: Reach<'_>,
     finished: &athena::Finished,
     target: &unload::Target,

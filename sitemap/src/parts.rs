@@ -15,7 +15,7 @@ use crate::build::{self, BuildError, Built, Change, Options, Stray};
 use crate::calls::side_by_side;
 use crate::canonical::Addresses;
 use crate::columns::{Column, Columns};
-use crate::input::{self, Attempt, InputError, Object, Reach};
+use crate::input::{self, Attempt, Found, InputError, Object, Reach};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::pages::RawPage;
@@ -155,6 +155,8 @@ struct Plan {
     now_ms: i64,
     /// The text of the site's settings.
     settings: String,
+    /// Which of the site's sitemaps it is.
+    sitemap: String,
     /// The manifest that the run continues, in the state bucket.
     manifest: Option<String>,
     /// Where key ranges begin, the first left out.
@@ -200,54 +202,72 @@ pub struct Parts<'a> {
     pub strays: &'a [Stray],
     /// Starts the parts.
     pub start: &'a dyn StartPart,
+    /// Since when the attempt's time runs, in milliseconds since the epoch.
+    pub began_ms: i64,
 }
 
 impl Parts<'_> {
     /// Builds in parts, unless the input's fingerprint is `known`: then there is nothing. Also gives the fingerprint.
     ///
     /// # Errors
-    /// A [`PartsError`]; nothing was published, and what was stored for the parts is removed.
-    pub async fn build(&self, salt: &[u8], known: Option<&str>) -> Result<Option<(Built, String)>, PartsError> {
+    /// A [`PartsError`]; nothing was published, and the rows and what was stored for the parts are removed.
+    pub async fn run(&self, salt: &[u8], known: Option<&str>) -> Result<Option<(Built, String)>, PartsError> {
         let Reach { s3, state_bucket, .. } = self.reach;
-        let Attempt { site, run, number, .. } = self.attempt;
+        input::clear(s3, state_bucket, &keys::unload_run(self.attempt.site, self.attempt.run)).await?;
         let target = input::unload_target(self.reach, self.attempt);
-        let folder = keys::parts(site, run, number);
-        input::clear(s3, state_bucket, &keys::unload_run(site, run)).await?;
-        let outcome = self.build_under(&target, &folder, salt, known).await;
-        for prefix in [&target.prefix, &folder] {
-            if let Err(error) = input::clear(s3, state_bucket, prefix).await {
-                tracing::warn!(%error, prefix, "files of a run in parts stay until the bucket's own rule removes them");
-            }
-        }
+        let outcome = self.run_under(&target, salt, known).await;
+        self.clear(&target.prefix).await;
         outcome
     }
 
-    async fn build_under(
+    async fn run_under(
         &self,
         target: &unload::Target,
-        folder: &str,
         salt: &[u8],
         known: Option<&str>,
     ) -> Result<Option<(Built, String)>, PartsError> {
-        let began_ms = self.reach.athena.clock.now_ms();
+        let (rows, lowers) = self.find(target).await?;
+        match rows.fingerprint(salt) {
+            Some(fingerprint) if known != Some(fingerprint.as_str()) => {
+                Ok(Some((self.build(&rows, &lowers).await?, fingerprint)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Has Athena write the rows under `target`, in a partition for each key range. Also gives where those begin, the first
+    /// left out.
+    ///
+    /// # Errors
+    /// A [`PartsError`].
+    pub async fn find(&self, target: &unload::Target) -> Result<(Found, Vec<String>), PartsError> {
         let lowers = self.lowers().await?;
         let place = (self.options.policy.columns.name(Column::Loc), self.site.sitemap.base.as_str());
         let unload = unload::by_range(self.statement, target, place, &lowers);
-        let (run, number, longest) = (self.attempt.run, self.attempt.number, self.attempt.longest);
-        let finished = unload::run(self.reach.athena, self.query, &unload, (run, number), longest).await;
-        let finished = finished.map_err(InputError::from)?;
-        let objects = input::unload_objects(self.reach, &finished, target).await?;
-        let fingerprint = input::fingerprint(&objects, salt);
-        if known == Some(fingerprint.as_str()) {
-            return Ok(None);
-        }
+        let rows = input::unloaded(self.reach, self.attempt, (self.query, &unload), target).await?;
+        Ok((rows, lowers))
+    }
+
+    /// Builds from the rows that [`Parts::find`] gave, then or later.
+    ///
+    /// # Errors
+    /// A [`PartsError`]; nothing was published, and what was stored for the parts is removed.
+    pub async fn build(&self, rows: &Found, lowers: &[String]) -> Result<Built, PartsError> {
+        let folder = keys::parts(self.attempt.site, self.attempt.run, self.attempt.number);
+        let outcome = self.build_under(&folder, rows, lowers).await;
+        self.clear(&folder).await;
+        outcome
+    }
+
+    async fn build_under(&self, folder: &str, rows: &Found, lowers: &[String]) -> Result<Built, PartsError> {
         let plan = Plan {
-            run: run.to_owned(),
+            run: self.attempt.run.to_owned(),
             now_ms: self.options.policy.now_ms,
             settings: self.settings.to_owned(),
+            sitemap: self.site.sitemap.name.clone(),
             manifest: self.previous_key.map(str::to_owned),
-            objects: by_part(objects, lowers.len() + 1, &target.prefix)?,
-            lowers,
+            objects: by_part(rows.files.iter().flatten(), lowers.len() + 1)?,
+            lowers: lowers.to_vec(),
         };
         let plan_key = keys::parts_plan(folder);
         write_json(self.reach, &plan_key, &plan).await?;
@@ -255,7 +275,7 @@ impl Parts<'_> {
             let started = self.start.start(self.attempt.site, &plan_key, part).await;
             started.map_err(|problem| PartsError::Start { part, problem })?;
         }
-        self.until_done(folder, plan.objects.len(), began_ms).await?;
+        self.until_done(folder, plan.objects.len()).await?;
         let mut outcomes = Vec::with_capacity(plan.objects.len());
         for part in 0..plan.objects.len() {
             let outcome: Outcome = read_json(self.reach, &keys::part_outcome(folder, part)).await?;
@@ -264,9 +284,17 @@ impl Parts<'_> {
             }
             outcomes.push(outcome);
         }
-        let read: u64 = outcomes.iter().map(|outcome| outcome.report.input).sum();
-        athena::query::check_count(self.reach.athena, &finished.id, read).await.map_err(InputError::from)?;
-        Ok(Some((self.put_together(folder, &plan, outcomes).await?, fingerprint)))
+        if let Some(query) = &rows.query_id {
+            let read: u64 = outcomes.iter().map(|outcome| outcome.report.input).sum();
+            athena::query::check_count(self.reach.athena, query, read).await.map_err(InputError::from)?;
+        }
+        self.put_together(folder, &plan, outcomes).await
+    }
+
+    async fn clear(&self, prefix: &str) {
+        if let Err(error) = input::clear(self.reach.s3, self.reach.state_bucket, prefix).await {
+            tracing::warn!(%error, prefix, "files of a run in parts stay until the bucket's own rule removes them");
+        }
     }
 
     /// Where the key ranges of the parts begin, the first left out.
@@ -294,14 +322,14 @@ impl Parts<'_> {
     }
 
     /// Waits until every part has stored its outcome.
-    async fn until_done(&self, folder: &str, parts: usize, began_ms: i64) -> Result<(), PartsError> {
+    async fn until_done(&self, folder: &str, parts: usize) -> Result<(), PartsError> {
         let clock = self.reach.athena.clock;
         loop {
             let there = input::listed(self.reach.s3, self.reach.state_bucket, &keys::part_outcomes(folder)).await?;
             if there.len() >= parts {
                 return Ok(());
             }
-            let waited = Duration::from_millis(u64::try_from(clock.now_ms() - began_ms).unwrap_or(0));
+            let waited = Duration::from_millis(u64::try_from(clock.now_ms() - self.began_ms).unwrap_or(0));
             if waited >= self.attempt.longest {
                 let missing = parts - there.len();
                 return Err(PartsError::TooSlow { missing, parts, waited_s: waited.as_secs() });
@@ -370,16 +398,17 @@ impl Parts<'_> {
 }
 
 /// The objects of each part, by the partition in their keys.
-fn by_part(objects: Vec<Object>, parts: usize, prefix: &str) -> Result<Vec<Vec<Object>>, PartsError> {
+fn by_part<'a>(objects: impl Iterator<Item = &'a Object>, parts: usize) -> Result<Vec<Vec<Object>>, PartsError> {
     let mut each = vec![Vec::new(); parts];
     for object in objects {
-        let rest = object.key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(unload::PARTITION_COLUMN));
-        let part = rest.and_then(|rest| rest.strip_prefix('=')?.split('/').next()?.parse::<usize>().ok());
-        match part.and_then(|part| each.get_mut(part)) {
-            Some(part) => part.push(object),
+        let mut folders = object.key.rsplit('/').skip(1);
+        let part =
+            folders.find_map(|folder| folder.strip_prefix(unload::PARTITION_COLUMN)?.strip_prefix('=')?.parse().ok());
+        match part.and_then(|part: usize| each.get_mut(part)) {
+            Some(part) => part.push(object.clone()),
             None => {
                 let problem = format!("its name tells none of {parts} partitions");
-                return Err(PartsError::Object { key: object.key, problem });
+                return Err(PartsError::Object { key: object.key.clone(), problem });
             }
         }
     }
@@ -501,10 +530,10 @@ mod tests {
     #[test]
     fn a_file_belongs_to_the_partition_in_its_name() {
         let object = |key: &str| Object { bucket: "b".into(), key: key.into(), etag: String::new(), bytes: 1 };
-        let each = by_part(vec![object("p/tidemark_part=1/x"), object("p/tidemark_part=0/y")], 2, "p/").unwrap();
+        let each = by_part([object("p/tidemark_part=1/x"), object("p/tidemark_part=0/y")].iter(), 2).unwrap();
         assert_eq!((each[0][0].key.as_str(), each[1][0].key.as_str()), ("p/tidemark_part=0/y", "p/tidemark_part=1/x"));
         for bad in ["p/tidemark_part=2/x", "p/x", "p/tidemark_part=/x"] {
-            assert!(by_part(vec![object(bad)], 2, "p/").is_err(), "{bad}");
+            assert!(by_part([object(bad)].iter(), 2).is_err(), "{bad}");
         }
     }
 }

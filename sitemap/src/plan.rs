@@ -10,7 +10,7 @@
 use crate::athena::unload;
 use crate::build::{BuildError, Built, Options};
 use crate::difference::{Difference, DifferenceError, Page, copy_changed, differences_of};
-use crate::input::{self, Found, Input, InputError};
+use crate::input::{self, Found, InputError};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::place::bucket::Bucket;
@@ -83,9 +83,6 @@ pub enum PlanError {
          --switch compares them; run it once, then plan"
     )]
     Imported(String),
-    /// The site is built in parts.
-    #[error("{0} is built in parts, and those cannot be planned: set scale.parts to 1 to plan")]
-    Parts(String),
     /// What would change cannot be counted.
     #[error("the shards of {site} cannot be compared: {problem}")]
     Compare {
@@ -168,6 +165,9 @@ pub struct Plan {
     pub parameters: BTreeMap<String, String>,
     /// The rows.
     pub rows: Found,
+    /// Where the key ranges of the parts begin, the first left out, where the sitemap is built in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowers: Option<Vec<String>>,
     /// The files that would be written, by name.
     pub files: Vec<PlannedFile>,
     /// What a run would do.
@@ -227,22 +227,18 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         Err(RefreshError::Plan(PlanError::Missing { .. })) => {}
         found => return found,
     }
-    if site.scale.parts > 1 {
-        return Err(PlanError::Parts(run.site.to_owned()).into());
-    }
     let began_ms = around.clock.now_ms();
     let state = refresh::state(&StateStore::new(around.s3.clone(), &around.state_bucket), run.site).await?;
     let (previous, bucket) = at_rest(around, run.site, &site, &state).await?;
     let statement = around.statement(run.parameters, &site).await?;
-    let options = site.sitemap.options(run.id, began_ms);
+    // A drop that a guard would refuse is told, beside what the run would do without the guard.
+    let options = Options { accept_drop: Some(run.id.to_owned()), ..site.sitemap.options(run.id, began_ms) };
     let salt = salt(&settings, &statement, &options);
     // Every attempt writes where nobody wrote before.
     let number = u64::try_from(began_ms).unwrap_or_default();
     let attempt = run.attempt(number);
     let prefix = keys::plan_rows(run.site, run.id, number);
     let target = unload::Target { bucket: around.state_bucket.clone(), prefix };
-    let rows = input::find(around.reach(), attempt, (&site.source, &statement), &target).await?;
-    let input = rows.open(around.reach(), run.work_dir).await?;
     let pass = Pass {
         attempt,
         site: &site,
@@ -254,9 +250,18 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         bucket: &bucket,
         strays: &[],
     };
-    let (built, refused) = pass_unguarded(around, pass, &input, run.id).await?;
+    let (rows, lowers, built) = if site.scale.parts > 1 {
+        let parts = around.in_parts(&pass)?;
+        let (rows, lowers) = parts.find(&target).await?;
+        let built = parts.build(&rows, &lowers).await?;
+        (rows, Some(lowers), built)
+    } else {
+        let rows = input::find(around.reach(), attempt, (&site.source, &statement), &target).await?;
+        let input = rows.open(around.reach(), run.work_dir).await?;
+        (rows, None, around.pass(&pass, &input).await?)
+    };
     let mut outlook = outlook(around, &site, run, &built).await?;
-    outlook.refused = refused;
+    outlook.refused = built.manifest.accepted.as_ref().map(|drop| BuildError::Drop(drop.drops.clone()).to_string());
     outlook.scanned_bytes = rows.scanned_bytes;
     outlook.estimate(&site, around.clock.now_ms() - began_ms);
     let plan = Plan {
@@ -268,6 +273,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         settings: settings_hash(&salt),
         parameters: run.parameters.clone(),
         rows,
+        lowers,
         files: planned_files(&built),
         outlook,
     };
@@ -301,23 +307,6 @@ async fn at_rest(
         return Err(PlanError::NotWhole(name.to_owned()).into());
     }
     Ok((previous, bucket))
-}
-
-/// The pass, and where a guard refuses its outcome, what the guard said and the pass without it.
-async fn pass_unguarded(
-    around: &Surroundings,
-    pass: Pass<'_>,
-    input: &Input,
-    run: &str,
-) -> Result<(Built, Option<String>), RefreshError> {
-    match around.pass(&pass, input).await {
-        Err(RefreshError::Build(error @ BuildError::Drop(_))) => {
-            let options = Options { accept_drop: Some(run.to_owned()), ..pass.options.clone() };
-            let built = around.pass(&Pass { options: &options, ..pass }, input).await?;
-            Ok((built, Some(error.to_string())))
-        }
-        built => Ok((built?, None)),
-    }
 }
 
 fn settings_hash(salt: &[u8]) -> String {
@@ -398,7 +387,9 @@ impl Outlook {
         self.puts = self.files_new + self.files_rewritten + writes * self.indexes + STATE_PUTS;
         self.seconds = u64::try_from(took_ms).unwrap_or(0).div_ceil(1000) + waits * site.target.edge_ttl.as_secs();
         let scanned = self.scanned_bytes.map_or(0, |bytes| bytes.max(price::SCANNED_BYTES_MIN));
-        let lambda_gb_s = self.seconds as f64 * LAMBDA_GIB;
+        // Each part is an invocation beside the one that waits for it.
+        let invocations = if site.scale.parts > 1 { 1 + site.scale.parts } else { 1 };
+        let lambda_gb_s = self.seconds as f64 * LAMBDA_GIB * invocations as f64;
         let usd = self.puts as f64 / 1000.0 * price::PUTS_1000
             + scanned as f64 / 1e12 * price::SCANNED_TB
             + lambda_gb_s * price::LAMBDA_GB_S;

@@ -479,24 +479,25 @@ impl Surroundings {
         (salt, known): (&[u8], Option<&str>),
     ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
         if let Some(plan) = plan {
-            let input = plan.rows.open(self.reach(), pass.attempt.work_dir).await.map_err(PlanError::Rows)?;
-            let built = self.pass(pass, &input).await?;
+            let built = match &plan.lowers {
+                Some(lowers) => self.in_parts(pass)?.build(&plan.rows, lowers).await?,
+                None => {
+                    let input = plan.rows.open(self.reach(), pass.attempt.work_dir).await.map_err(PlanError::Rows)?;
+                    self.pass(pass, &input).await?
+                }
+            };
             plan.check_built(&built)?;
             return Ok(Some((built, plan.rows.fingerprint(salt))));
         }
         if pass.site.scale.parts > 1 {
-            return self.build_in_parts(pass, salt, known).await;
+            let built = self.in_parts(pass)?.run(salt, known).await?;
+            return Ok(built.map(|(built, fingerprint)| (built, Some(fingerprint))));
         }
         self.build(pass, supply, (salt, known)).await
     }
 
     /// The same by several invocations.
-    async fn build_in_parts(
-        &self,
-        pass: &Pass<'_>,
-        salt: &[u8],
-        known: Option<&str>,
-    ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
+    pub(crate) fn in_parts<'a>(&'a self, pass: &'a Pass<'_>) -> Result<Parts<'a>, RefreshError> {
         let no_parts = |problem| {
             let (site, parts) = (pass.attempt.site.to_owned(), pass.site.scale.parts);
             RefreshError::NoParts { site, parts, problem }
@@ -507,8 +508,7 @@ impl Surroundings {
         if query.fetch != Fetch::Unload {
             return Err(no_parts("only UNLOAD writes a partition for each; set query.fetch to unload"));
         }
-        let start = self.parts.as_deref().ok_or_else(|| no_parts("nothing here can start further invocations"))?;
-        let parts = Parts {
+        Ok(Parts {
             reach: self.reach(),
             attempt: pass.attempt,
             site: pass.site,
@@ -519,9 +519,8 @@ impl Surroundings {
             previous_key: pass.previous_key,
             options: pass.options,
             strays: pass.strays,
-            start,
-        };
-        let built = parts.build(salt, known).await?;
-        Ok(built.map(|(built, fingerprint)| (built, Some(fingerprint))))
+            start: self.parts.as_deref().ok_or_else(|| no_parts("nothing here can start further invocations"))?,
+            began_ms: self.clock.now_ms(),
+        })
     }
 }

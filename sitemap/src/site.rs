@@ -225,23 +225,19 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Site>, SiteError> {
         settings.check().map_err(|(field, problem)| wrong(field, problem))?;
     }
     let sitemaps = file.sitemaps(name)?;
-    if scale.parts > 1 && sitemaps.iter().any(|(sitemap, _)| sitemap.rows.select.newest.is_some()) {
-        let problem = "is more than 1, and no part knows which pages are the newest of all";
-        return Err(wrong("scale.parts", format!("{problem}: leave rows.select.newest out")));
-    }
     if scale.parts > 1 && sitemaps.iter().any(|(sitemap, _)| sitemap.rows.sort_key) {
         let problem = "is more than 1, and a part is a range of addresses: leave rows.sort_key out";
         return Err(wrong("scale.parts", problem.to_owned()));
     }
-    if scale.parts > 1 && sitemaps.len() > 1 {
-        let problem =
-            format!("is {} for {} sitemaps: a part is a key range of one sitemap", scale.parts, sitemaps.len());
-        return Err(wrong("scale.parts", format!("{problem}, so give each a site of its own")));
-    }
+    // No part knows which pages are the newest of all, and few are: one invocation reads every row for them.
+    let scale_of = |sitemap: &Sitemap| match sitemap.rows.select.newest {
+        Some(_) => parts::Settings { parts: 1, ..scale },
+        None => scale,
+    };
     let site = |(sitemap, told): (Sitemap, bool)| Site {
         target: Target { prefix: format!("{}{}", target.prefix, keys::sitemap_dir(&sitemap.name)), ..target.clone() },
         source: source.clone(),
-        scale,
+        scale: scale_of(&sitemap),
         indexnow: indexnow.clone().filter(|_| told),
         sitemap: Sitemap { packing, ..sitemap },
     };

@@ -49,9 +49,9 @@ async fn work_on(
     work_dir: &Path,
 ) -> Result<Outcome, PartsError> {
     let plan: Plan = read_json(reach, plan_key).await?;
-    let mut sites = site::parse(plan_key, &plan.settings)?;
-    // Only a site with one sitemap is built in parts.
-    let site = sites.swap_remove(0);
+    let wrong = |problem| PartsError::Object { key: plan_key.to_owned(), problem };
+    let site = site::parse(plan_key, &plan.settings)?.into_iter().find(|site| site.sitemap.name == plan.sitemap);
+    let site = site.ok_or_else(|| wrong(format!("its settings have no sitemap {:?}", plan.sitemap)))?;
     let previous = match &plan.manifest {
         Some(key) => {
             let wrong = |error: ManifestError| PartsError::Object { key: key.clone(), problem: error.to_string() };
@@ -59,17 +59,12 @@ async fn work_on(
         }
         None => Manifest::empty(site.sitemap.base.as_str()),
     };
-    let objects = plan
-        .objects
-        .get(part)
-        .ok_or_else(|| PartsError::Object { key: plan_key.to_owned(), problem: format!("it has no part {part}") })?;
+    let objects = plan.objects.get(part).ok_or_else(|| wrong(format!("it has no part {part}")))?;
     let lower = part.checked_sub(1).map(|before| plan.lowers[before].as_str());
     let upper = plan.lowers.get(part).map(String::as_str);
     let bucket = Bucket::open(reach.s3.clone(), site.target.clone(), previous.files()).await?;
     let input = Input::of_files(input::download(reach.s3, objects, work_dir).await?);
-    // The whole is held against the guards; a part only counts.
-    let mut options = Options { drop_percent_max: 100, ..site.sitemap.options(&plan.run, plan.now_ms) };
-    options.kinds_drop_percent_max.values_mut().for_each(|percent| *percent = 100);
+    let options = Options { is_part: true, ..site.sitemap.options(&plan.run, plan.now_ms) };
     let window = window(previous, part, lower, upper);
     let range = Range { part, lower, upper };
     let built = build_part(reach.athena, &input, &window, &range, (work_dir, &options, &bucket)).await;

@@ -91,7 +91,6 @@ fn every_mistake_names_its_field() {
         ("prefix = \"/a/b\"", "[shards]\nlevel = 0", "shards.level"),
         ("prefix = \"/a/b\"", "[guard]\ndrop_percent_max = 101", "guard.drop_percent_max"),
         ("prefix = \"/a/b\"", "[guard.kinds]\nproduct = 101", "guard.kinds"),
-        ("prefix = \"/a/b\"", "[scale]\nparts = 2\n[rows.select]\nnewest = 5", "scale.parts"),
         ("prefix = \"/a/b\"", "[scale]\nparts = 2\n[rows]\nsort_key = true", "scale.parts"),
         ("prefix = \"/a/b\"", "[indexnow]\nkey = \"short\"", "indexnow.key"),
     ];
@@ -156,6 +155,13 @@ fn a_sitemap_has_a_directory_of_its_own_and_says_only_what_differs() {
 }
 
 #[test]
+fn every_sitemap_is_built_in_parts_but_one_of_the_newest_pages() {
+    let newest = "[[sitemaps]]\nname = \"latest\"\nselect.newest = 5\n";
+    let sites = parse("demo.toml", &format!("{GOOD}\n[scale]\nparts = 7\n{SEVERAL}\n{newest}")).unwrap();
+    assert_eq!(sites.iter().map(|site| site.scale.parts).collect::<Vec<_>>(), [7, 7, 7, 7, 1]);
+}
+
+#[test]
 fn a_mistake_in_one_of_several_names_the_sitemap() {
     for (good, bad, said) in [
         ("name = \"news\"", "name = \"recent\"", "\"recent\" twice"),
@@ -167,7 +173,6 @@ fn a_mistake_in_one_of_several_names_the_sitemap() {
         ("shards.target_urls = 20", "shards.level = 13", "shards.level of the sitemap products"),
         ("drop_percent_max = 90", "drop_percent_max = 101", "guard.drop_percent_max of the sitemap news"),
         ("target_urls = 1000", "[rows.select]\nnews = true", "rows.select and [[sitemaps]]"),
-        ("target_urls = 1000", "[scale]\nparts = 2", "scale.parts is 2 for 4 sitemaps"),
         ("select.news = true", "select.new = true", "unknown field"),
     ] {
         let text = format!("{GOOD}\n{SEVERAL}").replace(good, bad);

@@ -361,7 +361,7 @@ async fn an_equal_result_of_a_query_ends_the_run_at_once() {
 
 /// Starts parts as tasks of this process, each twice, as asynchronous invocations may be.
 #[derive(Debug)]
-struct Tasks {
+pub(crate) struct Tasks {
     around: Surroundings,
     started: AtomicUsize,
     /// A part that is never started.
@@ -385,7 +385,7 @@ impl StartPart for Tasks {
 
 impl Stage {
     /// From here on sites in parts are built, by tasks.
-    fn in_parts(&mut self, lost: Option<usize>) -> Arc<Tasks> {
+    pub(crate) fn in_parts(&mut self, lost: Option<usize>) -> Arc<Tasks> {
         let around = Surroundings { parts: None, ..self.around.clone() };
         let tasks = Arc::new(Tasks { around, started: AtomicUsize::new(0), lost });
         self.around.parts = Some(Arc::clone(&tasks) as Arc<dyn StartPart>);
@@ -416,17 +416,8 @@ async fn a_sitemap_built_in_parts_has_every_page_once_and_then_changes_as_one_bu
     assert_eq!(tasks.started.swap(0, Ordering::Relaxed), 4);
     let before = stage.files().await;
     assert_eq!(before.len(), first.shards + 1);
-    let mut pages: Vec<String> = Vec::new();
-    for (file, bytes) in before.iter().filter(|(file, _)| file.ends_with(".gz")) {
-        let mut xml = String::new();
-        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(bytes.as_slice()), &mut xml).unwrap();
-        let locs = xml.split("<loc>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned());
-        let count = pages.len();
-        pages.extend(locs);
-        assert!((1..=1000).contains(&(pages.len() - count)), "{file}");
-    }
-    pages.sort();
-    assert_eq!(pages, (0..ROWS).map(|n| format!("https://a.example/p/{n:06}")).collect::<Vec<_>>());
+    assert!(shards_of(&before, "").iter().all(|pages| (1..=1000).contains(&pages.len())));
+    assert_eq!(pages_of(&before, ""), (0..ROWS).map(|n| format!("https://a.example/p/{n:06}")).collect::<Vec<_>>());
 
     // The same rows: nothing is built. One edited row: one shard and the index.
     assert!(stage.run("s").await.unwrap().input_unchanged);
@@ -449,6 +440,66 @@ async fn a_sitemap_built_in_parts_has_every_page_once_and_then_changes_as_one_bu
     let whole = stage.run("s").await.unwrap();
     assert_eq!((whole.published.files_new.len(), whole.published.files_rewritten.len()), (0, 0));
     assert!(stage.shards().await == in_parts && stage.keys(STATE, "sitemaps/s/").await.len() > state.len());
+}
+
+/// What the pages of an index or a shard are.
+fn locs(xml: &[u8]) -> Vec<String> {
+    let xml = String::from_utf8_lossy(xml);
+    xml.split("<loc>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect()
+}
+
+/// The pages of each shard that the index in `folder` names.
+fn shards_of(files: &BTreeMap<String, Vec<u8>>, folder: &str) -> Vec<Vec<String>> {
+    let shard = |address: String| {
+        let (_, file) = address.rsplit_once('/').unwrap();
+        let mut xml = Vec::new();
+        let mut packed = flate2::read::GzDecoder::new(files[&format!("{folder}{file}")].as_slice());
+        std::io::Read::read_to_end(&mut packed, &mut xml).unwrap();
+        locs(&xml)
+    };
+    locs(&files[&format!("{folder}sitemap-index.xml")]).into_iter().map(shard).collect()
+}
+
+/// All of them, by address.
+fn pages_of(files: &BTreeMap<String, Vec<u8>>, folder: &str) -> Vec<String> {
+    let mut pages = shards_of(files, folder).concat();
+    pages.sort();
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_several_sitemaps_is_built_in_parts_and_the_newest_pages_in_one_piece() {
+    let mut stage = Stage::start().await;
+    stage.around.clock = Clock::system();
+    let tasks = stage.in_parts(None);
+    let more = "[[sitemaps]]\n[[sitemaps]]\nname = \"recent\"\nselect.within_hours = 24\n[[sitemaps]]\nname = \"newest\"\n\
+                select.newest = 50\n";
+    stage.put("sites/s.toml", scaled(3) + more).await;
+    let hours_ago = |hours: i64| {
+        let at = jiff::Timestamp::from_millisecond(Clock::system().now_ms() - hours * 3_600_000).unwrap();
+        format!("{}", at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    };
+    let (now, old) = (hours_ago(1), hours_ago(1_000));
+    let address = |page: usize| format!("https://a.example/p/{page:06}");
+    // Recent pages lie in the last part, then in the first, then nowhere: the last ones stay.
+    let thirds = [ROWS - 1_500..ROWS, 0..1_500, 0..0];
+    let mut recent = 0..0;
+    for (round, third) in thirds.into_iter().enumerate() {
+        let rows: Vec<Value> = (0..ROWS)
+            .map(|n| json!([address(n), if third.contains(&n) { &now } else { &old }, "2025-01-01"]))
+            .collect();
+        stage.tell(json!({ "rows": rows }));
+        let done = stage.run_all("s", None).await.unwrap();
+        assert_eq!(done.iter().map(|one| one.site.as_str()).collect::<Vec<_>>(), ["s", "s.recent", "s.newest"]);
+        assert!(done.iter().all(|one| one.report.input == ROWS as u64 && one.report.adds_up()), "{round}");
+        let parts = tasks.started.swap(0, Ordering::Relaxed);
+        assert!((4..=6).contains(&parts), "{parts} parts of two sitemaps");
+        recent = if third.is_empty() { recent } else { third };
+        let files = stage.files().await;
+        assert_eq!(pages_of(&files, ""), (0..ROWS).map(address).collect::<Vec<_>>(), "{round}");
+        assert_eq!(pages_of(&files, "recent/"), recent.clone().map(address).collect::<Vec<_>>(), "{round}");
+        assert_eq!(pages_of(&files, "newest/").len(), 50, "{round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::plan::{self, Plan, PlannedFile};
 use tidemark_sitemap::refresh::{self, Refreshed, Run};
 use twox_hash::XxHash3_128;
@@ -64,12 +65,18 @@ fn tables() -> (Table, Table) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_by_plan_writes_byte_for_byte_what_the_plan_said_though_the_table_has_changed() {
-    for fetch in ["unload", "select"] {
+    for (fetch, more) in [("unload", ""), ("select", ""), ("unload", "[scale]\nparts = 3\npages = 1000\n")] {
         let mut stage = Stage::start().await;
         let (first, second) = tables();
+        if !more.is_empty() {
+            // Parts take real time, and so must the waiting for them.
+            stage.around.clock = Clock::system();
+            stage.in_parts(None);
+        }
         stage.put("sites/s.toml", settings(fetch, "")).await;
         stage.tell(json!({ "rows": rows(&first) }));
         stage.run("s").await.unwrap();
+        stage.put("sites/s.toml", settings(fetch, more)).await;
         let before = stage.files().await;
         stage.tell(json!({ "rows": rows(&second) }));
         let planned = Runs(&stage).plan("plan-1").await.unwrap();
@@ -94,7 +101,7 @@ async fn a_run_by_plan_writes_byte_for_byte_what_the_plan_said_though_the_table_
                 bytes: bytes.len() as u64,
             })
             .collect();
-        assert_eq!(written, planned.files, "{fetch}");
+        assert_eq!(written, planned.files, "{fetch} {more}");
         let again = Runs(&stage).by_plan("again", "plan-1").await.unwrap_err();
         assert!(again.contains("another run has committed"), "{again}");
     }
@@ -137,17 +144,21 @@ async fn a_plan_is_void_once_settings_rows_files_or_the_manifest_are_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_tells_that_a_guard_will_refuse_and_the_run_by_plan_is_refused() {
-    let mut stage = Stage::start().await;
-    let (first, _) = tables();
-    stage.put("sites/s.toml", settings("unload", "")).await;
-    stage.tell(json!({ "rows": rows(&first) }));
-    stage.run("s").await.unwrap();
-    let before = stage.files().await;
-    stage.tell(json!({ "rows": rows(&first.range(..3000).map(|(page, day)| (*page, *day)).collect()) }));
-    let told = Runs(&stage).plan("plan-1").await.unwrap().outlook;
-    assert!(told.refused.as_ref().is_some_and(|why| why.contains("300 pages are left of 1000")), "{told:?}");
-    assert_eq!((told.urls, told.removed), (300, 700));
-    let error = Runs(&stage).by_plan("by-plan", "plan-1").await.unwrap_err();
-    assert!(error.contains("300 pages are left of 1000"), "{error}");
-    assert!(stage.files().await == before);
+    for more in ["", "[scale]\nparts = 2\npages = 1000\n"] {
+        let mut stage = Stage::start().await;
+        stage.around.clock = Clock::system();
+        stage.in_parts(None);
+        let (first, _) = tables();
+        stage.put("sites/s.toml", settings("unload", more)).await;
+        stage.tell(json!({ "rows": rows(&first) }));
+        stage.run("s").await.unwrap();
+        let before = stage.files().await;
+        stage.tell(json!({ "rows": rows(&first.range(..3000).map(|(page, day)| (*page, *day)).collect()) }));
+        let told = Runs(&stage).plan("plan-1").await.unwrap().outlook;
+        assert!(told.refused.as_ref().is_some_and(|why| why.contains("300 pages are left of 1000")), "{told:?}");
+        assert_eq!((told.urls, told.removed), (300, 700));
+        let error = Runs(&stage).by_plan("by-plan", "plan-1").await.unwrap_err();
+        assert!(error.contains("300 pages are left of 1000"), "{error}");
+        assert!(stage.files().await == before);
+    }
 }
