@@ -207,6 +207,8 @@ pub struct Built {
     pub manifest: Manifest,
     /// The manifest before.
     pub previous: Manifest,
+    /// What that was before it gave up its shards, where the sitemap is cut anew.
+    pub cut_anew: Option<Manifest>,
     /// New and rewritten files.
     pub changes: Vec<Change>,
     /// Files of a killed run that this one has no use for.
@@ -220,7 +222,12 @@ impl Built {
     #[must_use]
     pub fn unchanged(previous: Manifest) -> Self {
         let manifest = previous.clone();
-        Self { manifest, previous, changes: Vec::new(), strays: Vec::new(), report: Report::default() }
+        Self { manifest, previous, cut_anew: None, changes: Vec::new(), strays: Vec::new(), report: Report::default() }
+    }
+
+    /// The sitemap that stands until this is published.
+    pub(crate) fn before(&self) -> &Manifest {
+        self.cut_anew.as_ref().unwrap_or(&self.previous)
     }
 }
 
@@ -576,7 +583,7 @@ impl Assembly<'_> {
             kinds,
             accepted,
         };
-        Ok(Built { manifest, previous, changes: self.changes, strays, report })
+        Ok(Built { manifest, previous, cut_anew, changes: self.changes, strays, report })
     }
 }
 

@@ -244,7 +244,7 @@ pub fn differences_of(
     dir: &Path,
     take: &mut TakeDifference<'_, io::Error>,
 ) -> Result<(), DifferenceError<io::Error>> {
-    let (previous, next) = (&built.previous.shards, &built.manifest.shards);
+    let (previous, next) = (&built.before().shards, &built.manifest.shards);
     let (mut old, new) = (changed(previous, next), changed(next, previous));
     old.retain(|file| dir.join(file).exists());
     let made: HashMap<&str, &Path> =
@@ -254,7 +254,7 @@ pub fn differences_of(
         Some(staged) => fs::read(staged).and_then(unpack),
         None => fs::read(dir.join(file)).and_then(unpack),
     };
-    if [&built.previous, &built.manifest].iter().any(|manifest| manifest.sort_key != BY_ADDRESS) {
+    if [built.before(), &built.manifest].iter().any(|manifest| manifest.sort_key != BY_ADDRESS) {
         return differences_unordered((&old, &mut read_old), (&new, &mut read_new), dir, take);
     }
     differences((&old, &mut read_old), (&new, &mut read_new), take)
@@ -265,7 +265,7 @@ pub fn differences_of(
 /// # Errors
 /// Where one cannot be read; one that is not there is left out.
 pub async fn copy_changed(s3: &Client, target: &Target, built: &Built, dir: &Path) -> io::Result<()> {
-    let (previous, next) = (&built.previous.shards, &built.manifest.shards);
+    let (previous, next) = (&built.before().shards, &built.manifest.shards);
     let made: HashSet<&str> = built.changes.iter().map(|change| change.file.as_str()).collect();
     let mut files = changed(next, previous);
     files.retain(|file| !made.contains(file.as_str()));

@@ -240,7 +240,7 @@ pub async fn gather(
     let public = work_dir.join(keys::PUBLIC_DIR);
     fs::create_dir_all(&public).map_err(broken)?;
     copy_changed(&waiting.s3, target, built, &public).await.map_err(broken)?;
-    let mut changes = ChangeSet::new(settings.clone(), built.previous.shards.is_empty());
+    let mut changes = ChangeSet::new(settings.clone(), built.before().shards.is_empty());
     let mut parts = 0;
     let mut keep = |urls: &[String]| {
         parts += 1;

@@ -65,6 +65,9 @@ pub(crate) async fn set_apart_public(
     pass: &Pass<'_>,
     mut built: Built,
 ) -> Result<Built, DifferenceError<io::Error>> {
+    if built.cut_anew.is_some() {
+        return Ok(built);
+    }
     let (work_dir, options) = (pass.attempt.work_dir, pass.options);
     let public = work_dir.join(keys::PUBLIC_DIR);
     fs::create_dir_all(&public).map_err(DifferenceError::Other)?;

@@ -168,6 +168,9 @@ pub struct Plan {
     /// Where the key ranges of the parts begin, the first left out, where the sitemap is built in parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lowers: Option<Vec<String>>,
+    /// Whether the sitemap is cut anew, since it is sorted by something else now.
+    #[serde(default)]
+    pub reshard: bool,
     /// The files that would be written, by name.
     pub files: Vec<PlannedFile>,
     /// What a run would do.
@@ -232,7 +235,8 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
     let (previous, bucket) = at_rest(around, run.site, &site, &state).await?;
     let statement = around.statement(run.parameters, &site).await?;
     // A drop that a guard would refuse is told, beside what the run would do without the guard.
-    let options = Options { accept_drop: Some(run.id.to_owned()), ..site.sitemap.options(run.id, began_ms) };
+    let (accept_drop, reshard) = (Some(run.id.to_owned()), run.reshard);
+    let options = Options { accept_drop, reshard, ..site.sitemap.options(run.id, began_ms) };
     let salt = salt(&settings, &statement, &options);
     // Every attempt writes where nobody wrote before.
     let number = u64::try_from(began_ms).unwrap_or_default();
@@ -274,6 +278,7 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         parameters: run.parameters.clone(),
         rows,
         lowers,
+        reshard: run.reshard,
         files: planned_files(&built),
         outlook,
     };
@@ -350,7 +355,7 @@ impl Outlook {
             Ok(())
         };
         differences_of(built, dir, &mut take)?;
-        let Built { manifest, previous, changes, report, .. } = built;
+        let (previous, Built { manifest, changes, report, .. }) = (built.before(), built);
         let files =
             |manifest: &Manifest| manifest.shards.iter().map(|shard| shard.file.clone()).collect::<HashSet<_>>();
         let (before, after) = (files(previous), files(manifest));

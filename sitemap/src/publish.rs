@@ -26,7 +26,7 @@ use crate::cut::IndexLimits;
 use crate::keys;
 use crate::manifest::{Manifest, Retired};
 use indexes::Indexes;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -142,12 +142,11 @@ impl Published {
         !(self.indexes_written.is_empty() && self.files_new.is_empty() && self.files_rewritten.is_empty())
     }
 
-    fn tell_indexes(&mut self, indexes: &Indexes<'_>, manifest: &Manifest, previous: &Manifest) {
-        let (before, after) = (previous.indexes(), manifest.indexes());
+    fn tell_indexes(&mut self, indexes: &Indexes<'_>, before: &BTreeSet<u32>, after: &BTreeSet<u32>) {
         self.indexes_written = indexes.written();
         self.indexes = after.iter().copied().map(keys::index_file).collect();
         if !before.is_empty() {
-            self.indexes_new = after.difference(&before).copied().map(keys::index_file).collect();
+            self.indexes_new = after.difference(before).copied().map(keys::index_file).collect();
         }
     }
 }
@@ -177,6 +176,7 @@ pub async fn publish<P: Place, L: Lease>(
     manner: &Manner,
     lease: &mut L,
 ) -> Result<(Manifest, Published), PlaceError> {
+    let indexes_before = built.before().indexes();
     let Built { mut manifest, previous, changes, .. } = built;
     let lease = &mut Steady { lease, clock: &manner.clock, renewed_ms: manner.clock.now_ms() };
     let mut done = Published { shards_unchanged: manifest.shards.len() - changes.len(), ..Published::default() };
@@ -208,7 +208,7 @@ pub async fn publish<P: Place, L: Lease>(
         settle(manner).await;
     }
     let unused = indexes.finish(&manifest, place, lease).await?;
-    done.tell_indexes(&indexes, &manifest, &previous);
+    done.tell_indexes(&indexes, &indexes_before, &manifest.indexes());
     let known: HashSet<&str> = previous.shards.iter().map(|shard| shard.file.as_str()).collect();
     let written = unseen.into_iter().chain(rewritten).map(|change| change.file);
     (done.files_rewritten, done.files_new) = written.partition(|file| known.contains(file.as_str()));

@@ -380,7 +380,8 @@ impl<'a> Run<'a> {
     fn options(self, site: &Site, plan: Option<&Plan>, now_ms: i64) -> Options {
         let rows_ms = plan.map_or(now_ms, |plan| plan.now_ms);
         let accept_drop = self.accept_drop.map(str::to_owned);
-        Options { changed_ms: now_ms, accept_drop, reshard: self.reshard, ..site.sitemap.options(self.id, rows_ms) }
+        let reshard = plan.map_or(self.reshard, |plan| plan.reshard);
+        Options { changed_ms: now_ms, accept_drop, reshard, ..site.sitemap.options(self.id, rows_ms) }
     }
 }
 

@@ -410,7 +410,7 @@ async fn built(
         retired,
         ..goal
     };
-    Ok(Built { manifest, previous: current, changes, strays, report: Report::default() })
+    Ok(Built { manifest, previous: current, cut_anew: None, changes, strays, report: Report::default() })
 }
 
 /// What a killed run left of the committed sitemap, and what it takes to put it back.
@@ -450,7 +450,7 @@ impl Damage {
         }
         let retired = current.retired.clone();
         let (changes, report) = (self.changes, Report::default());
-        let built = Built { manifest, previous: current, changes, strays: Vec::new(), report };
+        let built = Built { manifest, previous: current, cut_anew: None, changes, strays: Vec::new(), report };
         let (manifest, _) = ending.publish(built, held).await?;
         Ok(Manifest { retired, ..manifest })
     }

@@ -15,9 +15,6 @@ use tidemark_runtime::clock::Clock;
 
 /// Why the first run after an import tells nothing.
 const IMPORTED: &str = "the files before were another tool's, so which pages this run changed is not known";
-/// Why a run that cuts a sitemap anew tells nothing.
-const CUT_ANEW: &str = "the sitemap was cut anew, so which pages this run changed is not known";
-
 /// What became of the changes of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Told {
@@ -52,11 +49,8 @@ impl Teller<'_> {
     /// Stores what `built` changes, where the `site` wants it told. Call it before anything is published.
     pub async fn gather(&self, site: &Site, built: &Built, work_dir: &Path) -> Option<Told> {
         let settings = site.indexnow.as_ref()?;
-        if built.previous.is_imported() {
+        if built.before().is_imported() {
             return Some(Told { problem: Some(IMPORTED.to_owned()), ..Told::default() });
-        }
-        if built.previous.shards.is_empty() && !built.previous.outgoing.is_empty() {
-            return Some(Told { problem: Some(CUT_ANEW.to_owned()), ..Told::default() });
         }
         let run = (self.token, self.run);
         match indexnow::gather(&self.waiting(), settings, &site.target, built, work_dir, run).await {

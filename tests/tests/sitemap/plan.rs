@@ -38,6 +38,13 @@ impl Runs<'_> {
         planned.map_err(|error| error.to_string())
     }
 
+    /// Plans to cut the sitemap anew.
+    async fn plan_anew(&self, id: &str) -> Result<Plan, String> {
+        let (dir, parameters) = (tempfile::tempdir().unwrap(), BTreeMap::new());
+        let run = Run { reshard: true, ..run((id, None), &parameters, dir.path()) };
+        plan::plan(&self.0.around, run).await.map_err(|error| error.to_string())
+    }
+
     async fn by_plan(&self, id: &str, plan: &str) -> Result<Refreshed, String> {
         let (dir, parameters) = (tempfile::tempdir().unwrap(), BTreeMap::new());
         let done = refresh::refresh(&self.0.around, run((id, Some(plan)), &parameters, dir.path())).await;
@@ -161,4 +168,35 @@ async fn a_plan_tells_that_a_guard_will_refuse_and_the_run_by_plan_is_refused() 
         assert!(error.contains("300 pages are left of 1000"), "{error}");
         assert!(stage.files().await == before);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_sitemap_is_cut_anew_plan_and_indexnow_tell_only_what_changes_for_readers() {
+    let mut stage = Stage::start().await;
+    let (first, second) = tables();
+    let nobody = "[indexnow]\nkey = \"0123456789abcdef\"\nendpoints = [\"http://127.0.0.1:1/\"]\nfirst_run_max = 3\n";
+    let by_address = settings("unload", nobody);
+    stage.put("sites/s.toml", by_address.clone()).await;
+    stage.tell(json!({ "rows": rows(&first) }));
+    stage.run("s").await.unwrap();
+    let before = stage.files().await;
+    let by_key = by_address.replace("SELECT loc, lastmod", "SELECT loc, lastmod, reverse(loc) AS sort_key");
+    stage.put("sites/s.toml", format!("{by_key}[rows]\nsort_key = true\n")).await;
+    stage.tell(json!({ "rows": rows(&second) }));
+    assert!(Runs(&stage).plan("plan-1").await.unwrap_err().contains("--reshard"));
+
+    let planned = Runs(&stage).plan_anew("plan-2").await.unwrap();
+    let told = &planned.outlook;
+    assert_eq!((told.urls_before, told.urls, told.added, told.edited, told.removed), (1000, 1000, 1, 3, 1));
+    assert_eq!((told.files_new, told.files_rewritten, told.files_retired, told.files_unchanged), (10, 0, 10, 0));
+    assert!(stage.files().await == before, "a plan publishes nothing");
+
+    let done = Runs(&stage).by_plan("by-plan", "plan-2").await.unwrap();
+    assert_eq!((done.urls, done.published.files_new.len(), done.published.files_rewritten.len()), (1000, 10, 0));
+    assert_eq!((done.published.indexes.len(), done.published.indexes_new.len()), (1, 0));
+    let gathered = done.told.unwrap().gathered;
+    assert_eq!((gathered.taken, gathered.left_out), (5, 0));
+    let names: Vec<&String> = planned.files.iter().map(|planned| &planned.file).collect();
+    let after = stage.files().await;
+    assert!(names.iter().all(|name| after.contains_key(*name) && !before.contains_key(*name)), "{names:?}");
 }

@@ -15,6 +15,9 @@ pub(crate) struct PlanArgs {
     /// A value for a parameter of the query; may be repeated
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     args: Vec<String>,
+    /// Where the settings sort pages by something else than before: plan to put every page into a new file, once
+    #[arg(long)]
+    reshard: bool,
     /// Print the run's record as JSON
     #[arg(long)]
     json: bool,
@@ -46,6 +49,9 @@ pub(crate) struct RunArgs {
 pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let mut job = arguments(&args.args)?;
     job["site"] = args.site.into();
+    if args.reshard {
+        job["reshard"] = true.into();
+    }
     if let Some(sitemap) = args.sitemap {
         job["sitemap"] = sitemap.into();
     }
