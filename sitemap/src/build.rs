@@ -112,7 +112,8 @@ pub enum BuildError {
     Empty(u64, Box<Report>),
     /// Far fewer pages than before.
     #[error(
-        "{}: if that is right, accept the drop for this run; nothing was written, the last good sitemap stays",
+        "{}: if that is right, accept the drop for this run with --accept-drop WHY; nothing was written, the last good \
+         sitemap stays",
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Drop(Vec<Drop>),

@@ -334,10 +334,11 @@ impl Check {
             findings.fault(place.name, item.line, format!("{} stands in the sitemap twice", item.loc));
         }
         self.news(findings, place.name, item);
-        for extension in &item.extensions {
-            if let Some(href) = extension.alternate().filter(|href| *href != item.loc) {
-                self.link(findings, (number, extension.line), &item.loc, href);
-            }
+        // A page may stand for two languages, or for one and all others: it links back once.
+        let links = item.extensions.iter().filter_map(|extension| Some((extension.alternate()?, extension.line)));
+        let links: BTreeMap<&str, usize> = links.filter(|(href, _)| *href != item.loc).collect();
+        for (href, line) in links {
+            self.link(findings, (number, line), &item.loc, href);
         }
     }
 

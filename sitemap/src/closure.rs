@@ -3,7 +3,8 @@
 //! Search engines take alternates only where every version lists itself and all others (Google's rules for hreflang).
 //! So pages are not believed one by one. Each names a key: its group, or the least address of its list. Statements
 //! meet the page that they are about, sorted by address, and each page settles on one key: most of the statements about
-//! it decide, its own counting as one and deciding a tie. The pages of one key, sorted by key, are the versions of one
+//! it decide, its own counting as one and deciding a tie. That it is the default for all other languages, as one page often
+//! is for the whole site, decides nothing where anybody names it by a language. The pages of one key, sorted by key, are the versions of one
 //! page, and each gets the same links.
 //!
 //! - A list that lacks its own page or some of the others is completed.
@@ -13,7 +14,7 @@
 //! - Addresses on other hosts cannot be looked at; they are believed.
 
 use crate::extension::VERSIONS_MAX;
-use crate::extension::versions::Versions;
+use crate::extension::versions::{Versions, X_DEFAULT};
 use crate::row::{self, EXTRA_BYTES_MAX, Namespaces, Note, Row, write_entities};
 use crate::sort::{SortError, Sorter};
 use std::collections::BTreeMap;
@@ -138,8 +139,10 @@ impl Meeting {
             let vote = votes.entry(*key).or_default();
             *vote = (vote.0.max(1), true);
         }
-        for (key, itself, _) in &self.says {
-            if !itself {
+        let by_default = |hreflang: &Vec<u8>| hreflang == X_DEFAULT.as_bytes();
+        let by_language = self.says.iter().any(|(_, _, hreflang)| !by_default(hreflang));
+        for (key, itself, hreflang) in &self.says {
+            if !(*itself || by_language && by_default(hreflang)) {
                 votes.entry(*key).or_default().0 += 1;
             }
         }
@@ -188,20 +191,22 @@ impl Circle {
             self.key.clear();
             self.key.extend_from_slice(row.loc());
         }
-        // One more than may be is held, to tell that there are too many.
-        if let Some(version) = version(row.extra())
-            && self.versions.len() <= VERSIONS_MAX
-        {
-            self.versions.push(version);
+        match version(row.extra()) {
+            // One more than may be is held, to know that there are too many; each is told.
+            Some(version) if self.versions.len() > VERSIONS_MAX => tell(TOO_MANY, &version.href),
+            Some(version) => {
+                self.versions.push(version);
+                Ok(())
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends the key in hand.
     pub(crate) fn close<E: From<SortError>>(&mut self, out: &mut Sorter, tell: &mut Tell<'_, E>) -> Result<(), E> {
         let mut versions = std::mem::take(&mut self.versions);
         if versions.len() > VERSIONS_MAX {
-            return tell(TOO_MANY, &versions[0].href);
+            return versions.iter().try_for_each(|version| tell(TOO_MANY, &version.href));
         }
         versions
             .sort_by(|a, b| a.hreflang.cmp(&b.hreflang).then(b.votes.cmp(&a.votes)).then_with(|| a.href.cmp(&b.href)));
@@ -262,7 +267,7 @@ pub(crate) fn link(out: &mut Vec<u8>, start: usize, links: &Row<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extension::versions::Statement;
+    use crate::extension::versions::{Statement, list_key};
     use crate::row::tests::row as page;
     use std::path::PathBuf;
 
@@ -279,8 +284,7 @@ mod tests {
     fn says(path: &str, list: &[(&str, &str)]) -> (String, Versions) {
         let loc = format!("https://a.example/{path}");
         let statements: Vec<_> = list.iter().map(|(hreflang, path)| statement(hreflang, path)).collect();
-        let first = statements.iter().map(|s| s.href.as_slice()).chain([loc.as_bytes()]).min();
-        let key = first.filter(|_| !list.is_empty()).map(twox_hash::XxHash3_128::oneshot);
+        let key = list_key(loc.as_bytes(), &statements);
         (loc, Versions { key, statements })
     }
 
@@ -355,6 +359,45 @@ mod tests {
     }
 
     #[test]
+    fn one_default_for_the_whole_site_takes_no_links_from_other_pages() {
+        let home = [("de", "de/"), ("en", ""), ("x-default", "")];
+        let of = |page: &'static str| {
+            [
+                ("de", format!("de/{page}")),
+                ("en", page.to_owned()),
+                ("es", format!("es/{page}")),
+                ("fr", format!("fr/{page}")),
+            ]
+        };
+        let mut pages = vec![says("", &home), says("de/", &home)];
+        for page in ["a", "b"] {
+            let list = of(page);
+            let mut list: Vec<(&str, &str)> = list.iter().map(|(hreflang, path)| (*hreflang, path.as_str())).collect();
+            list.push(("x-default", ""));
+            pages.extend(["", "de/", "es/", "fr/"].map(|folder| says(&format!("{folder}{page}"), &list)));
+        }
+        let mut wanted = everywhere(&["", "de/"], &["de de/", "en ", "x-default "]);
+        wanted.extend(everywhere(&["a", "de/a", "es/a", "fr/a"], &["de de/a", "en a", "es es/a", "fr fr/a"]));
+        wanted.extend(everywhere(&["b", "de/b", "es/b", "fr/b"], &["de de/b", "en b", "es es/b", "fr fr/b"]));
+        let (links, told) = close(&pages, MEMORY_BYTES);
+        assert_eq!(links, wanted);
+        assert!(told.len() == 8 && told.iter().all(|one| *one == (OTHER_VERSIONS, String::new())), "{told:?}");
+    }
+
+    #[test]
+    fn a_page_that_is_only_the_default_belongs_to_those_who_name_it_so() {
+        let all = [("de", "de"), ("en", "en"), ("x-default", "")];
+        let wanted = everywhere(&["", "de", "en"], &["de de", "en en", "x-default "]);
+        // It says the same, nothing, or nothing of itself.
+        for own in [&all[..], &[], &all[..2]] {
+            let pages = [says("", own), says("de", &all), says("en", &all)];
+            assert_eq!(close(&pages, MEMORY_BYTES).0, wanted, "{own:?}");
+        }
+        let two = [says("", &all[1..]), says("en", &all[1..])];
+        assert_eq!(close(&two, MEMORY_BYTES).0, everywhere(&["", "en"], &["en en", "x-default "]));
+    }
+
+    #[test]
     fn addresses_elsewhere_are_believed() {
         let list = [("de", "https://b.example/de"), ("en", "en")];
         let (links, _) = close(&[says("en", &list)], MEMORY_BYTES);
@@ -372,7 +415,7 @@ mod tests {
             })
             .collect();
         let (links, told) = close(&pages, MEMORY_BYTES);
-        assert_eq!((links.len(), told.len(), told[0].0), (0, 1, TOO_MANY));
+        assert_eq!((links.len(), told.len(), told[0].0), (0, VERSIONS_MAX + 1, TOO_MANY));
         let (links, told) = close(&pages[1..], MEMORY_BYTES);
         assert_eq!((links.len(), told.len()), (VERSIONS_MAX, 0));
     }

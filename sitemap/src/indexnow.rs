@@ -13,7 +13,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
 use url::Url;
@@ -286,21 +286,30 @@ pub struct Drained {
 pub async fn drain(web: &Web, waiting: &Waiting, settings: &Settings) -> Result<Drained, IndexNowError> {
     let (parts, more) = waiting.list().await?;
     let mut drained = Drained { waiting: more, ..Drained::default() };
-    // An engine that was busy once is not asked again for the next part.
-    let mut first = 0;
+    // An engine that was busy once is not asked again for the next part, and no part of a host is told behind a refusal.
+    let (mut first, mut refused) = (0, HashSet::new());
     for key in parts {
         let urls = waiting.read(&key).await?;
         let Some(request) = Request::of(settings, &urls) else {
             waiting.remove(&key).await?;
             continue;
         };
+        if refused.contains(&request.host) {
+            drained.waiting = true;
+            continue;
+        }
         match tell(web, settings, &request, &mut first).await {
             Ok(()) => {
                 waiting.remove(&key).await?;
                 drained.told += urls.len() as u64;
                 drained.posts += 1;
             }
-            Err(problem) => {
+            Err(Untold::Refused(problem)) => {
+                drained.waiting = true;
+                drained.problem = Some(problem);
+                refused.insert(request.host);
+            }
+            Err(Untold::Unreached(problem)) => {
                 drained.waiting = true;
                 drained.problem = Some(problem);
                 break;
@@ -328,23 +337,32 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Why a part was not told.
+enum Untold {
+    /// What it says, or the key of its host, is wrong.
+    Refused(String),
+    /// No engine takes anything now.
+    Unreached(String),
+}
+
 /// Asks the endpoints from `first` on, each once. Those that are busy or broken are passed over; a refusal ends it, since
-/// every engine would say the same.
-async fn tell(web: &Web, settings: &Settings, request: &Request<'_>, first: &mut usize) -> Result<(), String> {
-    let body = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+/// every engine would say the same of this host.
+async fn tell(web: &Web, settings: &Settings, request: &Request<'_>, first: &mut usize) -> Result<(), Untold> {
+    let body = serde_json::to_vec(request).map_err(|error| Untold::Refused(error.to_string()))?;
     let mut last = "no endpoint is left: all were busy or could not be reached".to_owned();
     while let Some(endpoint) = settings.endpoints.get(*first) {
         match post(web, endpoint, body.clone()).await {
             Ok((200 | 202, _)) => return Ok(()),
             Ok((status @ (400 | 403 | 422), said)) => {
-                return Err(format!("{endpoint} answers {status}, {}: {said}", meaning(status)));
+                let problem = format!("{endpoint} answers {status} for {}, {}: {said}", request.host, meaning(status));
+                return Err(Untold::Refused(problem));
             }
             Ok((status, said)) => last = format!("{endpoint} answers {status}: {said}"),
             Err(error) => last = error.to_string(),
         }
         *first += 1;
     }
-    Err(last)
+    Err(Untold::Unreached(last))
 }
 
 async fn post(web: &Web, endpoint: &str, body: Vec<u8>) -> Result<(u16, String), WebError> {

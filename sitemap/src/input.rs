@@ -224,7 +224,15 @@ pub async fn find(
 ) -> Result<Found, InputError> {
     match source {
         Source::Objects { bucket, prefix } => {
-            let objects = listed(reach.s3, bucket, prefix).await?;
+            let name = |object: &Object| object.key.rsplit('/').next().unwrap_or_default().to_owned();
+            let mut objects = listed(reach.s3, bucket, prefix).await?;
+            // What engines such as Spark leave beside their rows.
+            objects.retain(|object| !name(object).starts_with(['_', '.']));
+            // What UNLOAD writes has no ending.
+            let is_unknown = |object: &&Object| name(object).contains('.') && !source::is_page_list(&name(object));
+            if let Some(Object { key, .. }) = objects.iter().find(is_unknown) {
+                return Err(object_error("reading", bucket, key, source::UNKNOWN_FORMAT.to_owned()));
+            }
             if objects.is_empty() {
                 let message = "there is no object of that name: no page list is no empty sitemap".to_owned();
                 return Err(object_error("listing", bucket, prefix, message));

@@ -135,7 +135,8 @@ fn offset(zoned: &Result<Zoned, jiff::Error>) -> Result<String, LastmodFault> {
 
 /// `+hh:mm`, and what is near it (`+hhmm`, `+hh`), within the 14 hours that exist.
 fn numeric_offset(given: &str) -> Result<String, LastmodFault> {
-    let (sign, digits) = given.split_at_checked(1).ok_or(LastmodFault::Form)?;
+    // Cut below by bytes.
+    let (sign, digits) = given.split_at_checked(1).filter(|_| given.is_ascii()).ok_or(LastmodFault::Form)?;
     let (hours, minutes) = match digits.as_bytes() {
         [_, _, b':', _, _] => (&digits[..2], &digits[3..]),
         [_, _, _, _] => digits.split_at(2),
@@ -266,6 +267,9 @@ mod tests {
             "2025-11-22T10Z",
             "2025-11-22T1:1:1Z",
             "2025-11-22é",
+            "2025-11-22 08:26 (土)",
+            "2025-11-22 08:26:00+aéb",
+            "2025-11-22 08:26:00+😀",
         ] {
             assert_eq!(of(text, Some("UTC")), Err(LastmodFault::Form), "{text}");
         }
@@ -289,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_out_is_a_fixed_point_and_an_instant(text in "20[0-9]{2}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9]:[0-5][0-9](:[0-6][0-9](\\.[0-9]{1,3})?)?(Z|[+-][01][0-9]:?[0-5][0-9]| UTC)?)?") {
+        fn whatever_comes_out_is_a_fixed_point_and_an_instant(text in "20[0-9]{2}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9]:[0-5][0-9](:[0-6][0-9](\\.[0-9]{1,3})?)?(Z|[+-][01][0-9]:?[0-5][0-9]| UTC| ?[+(]\\PC{1,5})?)?") {
             if let Ok(first) = of(&text, Some("UTC")) {
                 let again = of(&first, None);
                 prop_assert_eq!(again.as_ref(), Ok(&first));

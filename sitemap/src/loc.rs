@@ -28,6 +28,8 @@ pub enum LocFault {
     NotAnAddress,
     /// It is on another scheme, host or port.
     OtherHost,
+    /// It begins with the host: a path that begins so is nothing that anybody means.
+    NoScheme,
     /// It is longer than [`LOC_CHARS_MAX`] characters.
     TooLong,
     /// It is shorter than [`LOC_CHARS_MIN`] characters.
@@ -42,6 +44,7 @@ impl fmt::Display for LocFault {
             Self::ControlCharacter => "loc holds a control character",
             Self::NotAnAddress => "loc is not an address of a page",
             Self::OtherHost => "loc is on another scheme, host or port than base_url and the listed hosts",
+            Self::NoScheme => "loc begins with the host, and has no https:// or http:// before it",
             Self::TooLong => "loc is longer than 2,047 characters",
             Self::TooShort => "loc is shorter than 12 characters",
         })
@@ -156,6 +159,9 @@ impl BaseUrl {
             let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
             let (authority, rest) = after.split_at(end);
             self.same_origin(scheme.unwrap_or_else(|| self.scheme()), authority)?;
+            if rest.starts_with('\\') {
+                return Err(LocFault::NotAnAddress);
+            }
             out.extend_from_slice(self.origin.as_bytes());
             escape(rest, out);
             return Ok(());
@@ -163,6 +169,10 @@ impl BaseUrl {
         let lower = text.get(..12).unwrap_or(text).to_ascii_lowercase();
         if NOT_PAGES.iter().any(|scheme| lower.starts_with(scheme)) {
             return Err(LocFault::NotAnAddress);
+        }
+        let host = self.origin.split_once("://").map_or("", |(_, host)| host);
+        if text.split(['/', '?', '#']).next().is_some_and(|first| first.eq_ignore_ascii_case(host)) {
+            return Err(LocFault::NoScheme);
         }
         out.extend_from_slice(self.prefix.as_bytes());
         out.push(b'/');
@@ -390,6 +400,9 @@ mod tests {
             ("//evil.org/x", LocFault::OtherHost),
             ("https://me@www.example.com/", LocFault::NotAnAddress),
             ("https:///x", LocFault::NotAnAddress),
+            ("https://www.example.com\\a", LocFault::NotAnAddress),
+            ("www.example.com/p/1", LocFault::NoScheme),
+            ("WWW.example.com", LocFault::NoScheme),
             ("mailto:a@b.c", LocFault::NotAnAddress),
             ("JavaScript:void(0)", LocFault::NotAnAddress),
         ];

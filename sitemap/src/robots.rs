@@ -55,7 +55,7 @@ impl Robots {
                 rule @ ("allow" | "disallow") => {
                     naming = false;
                     if let Some(group) = robots.groups.last_mut().filter(|_| !value.is_empty()) {
-                        group.rules.push((rule == "allow", value.to_owned()));
+                        group.rules.push((rule == "allow", encoded(value)));
                     }
                 }
                 _ => {}
@@ -75,7 +75,7 @@ impl Robots {
     /// does: the longest match counts, and allowing wins a tie.
     #[must_use]
     pub fn forbids(&self, agent: &str, path: &str) -> Option<&str> {
-        let agent = agent.to_ascii_lowercase();
+        let (agent, path) = (agent.to_ascii_lowercase(), &encoded(path));
         let mut own = self.groups.iter().filter(|group| group.agents.contains(&agent)).peekable();
         let everybody = self.groups.iter().filter(|group| group.agents.iter().any(|name| name == "*"));
         let groups: Vec<&Group> = if own.peek().is_some() { own.collect() } else { everybody.collect() };
@@ -83,6 +83,24 @@ impl Robots {
         let (allows, pattern) = rules.max_by_key(|(allows, pattern)| (pattern.len(), *allows))?;
         (!allows).then_some(pattern.as_str())
     }
+}
+
+/// `path` in the one spelling in which paths are compared (RFC 9309, 2.2.2): what is not ASCII is escaped, escapes are in
+/// capitals, and what needs none has none.
+fn encoded(path: &str) -> String {
+    let (bytes, mut out, mut at) = (path.as_bytes(), String::with_capacity(path.len()), 0);
+    while let Some(&byte) = bytes.get(at) {
+        let escape = bytes.get(at + 1..at + 3).filter(|hex| byte == b'%' && hex.iter().all(u8::is_ascii_hexdigit));
+        let escape = escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let meant = escape.unwrap_or(byte);
+        if meant.is_ascii_alphanumeric() || b"-._~".contains(&meant) || (escape.is_none() && byte.is_ascii()) {
+            out.push(char::from(meant));
+        } else {
+            out.push_str(&format!("%{meant:02X}"));
+        }
+        at += if escape.is_some() { 3 } else { 1 };
+    }
+    out
 }
 
 /// Whether `pattern`, in which `*` is anything and a last `$` the end, matches the beginning of `path`.
@@ -255,6 +273,10 @@ mod tests {
             assert_eq!(robots.forbids(agent, path), forbidden, "{agent} {path}");
         }
         assert_eq!(Robots::parse(b"Disallow: /").forbids("x", "/"), None, "a rule before any group says nothing");
+        let foreign = Robots::parse("user-agent: *\ndisallow: /ü/\ndisallow: /%c3%A4\ndisallow: /%7Ex%2f".as_bytes());
+        for (path, forbidden) in [("/%C3%BC/a", true), ("/%c3%a4", true), ("/~x%2F", true), ("/~x/", false)] {
+            assert_eq!(foreign.forbids("x", path).is_some(), forbidden, "{path}");
+        }
         let tie = Robots::parse(b"user-agent: *\ndisallow: /a\nallow: /a");
         assert_eq!(tie.forbids("x", "/a"), None);
     }

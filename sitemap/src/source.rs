@@ -278,6 +278,15 @@ impl Read for Hashed {
     }
 }
 
+/// What to say where an object's name tells no format.
+pub(crate) const UNKNOWN_FORMAT: &str = "its name tells no format: name it .csv, .tsv, .ndjson or .jsonl (with .gz or .zst \
+                                         after it where compressed), or .parquet";
+
+/// Whether a file called `name` is a page list.
+pub(crate) fn is_page_list(name: &str) -> bool {
+    kind(Path::new(name)).is_some()
+}
+
 fn kind(path: &Path) -> Option<(Format, Packing)> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let (stem, packing) = match name.rsplit_once('.')? {

@@ -342,10 +342,16 @@ pub(super) fn is_address(loc: &str) -> bool {
     base.is_some_and(|base| base.resolve(loc.as_bytes(), &mut same).is_ok() && same == loc.as_bytes())
 }
 
-/// A day, or a full time with its zone, as this project writes them.
+/// A day, or a full time with its zone and any fraction of a second (W3C Datetime, as the schema narrows it).
 pub(super) fn is_time(text: &str) -> bool {
+    let whole = match text.split_once('.') {
+        Some((time, rest)) if rest.starts_with(|c: char| c.is_ascii_digit()) => {
+            format!("{time}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+        }
+        _ => text.to_owned(),
+    };
     let mut canonical = Vec::new();
-    lastmod::canonical(text.as_bytes(), None, &mut canonical).is_ok() && canonical == text.as_bytes()
+    lastmod::canonical(whole.as_bytes(), None, &mut canonical).is_ok() && canonical == whole.as_bytes()
 }
 
 pub(super) fn shown(text: &str) -> String {

@@ -69,9 +69,17 @@ fn unpack(packed: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `noindex` or `none` among the rules; those for one crawler alone (`otherbot: noindex`) count too.
+/// `noindex` or `none` among the rules; those for one crawler alone (`otherbot: noindex`) count too. What stands behind a rule
+/// that has a value (`max-image-preview:none`) is no rule.
 fn says_noindex(rules: &str) -> bool {
-    rules.split([',', ':']).any(|rule| matches!(rule.trim().to_ascii_lowercase().as_str(), "noindex" | "none"))
+    rules.to_ascii_lowercase().split(',').any(|rule| {
+        let rule = match rule.split_once(':') {
+            Some((name, _)) if name.trim().starts_with("max-") || name.trim() == "unavailable_after" => "",
+            Some((_, rule)) => rule,
+            None => rule,
+        };
+        matches!(rule.trim(), "noindex" | "none")
+    })
 }
 
 /// The target of `<…>; rel="canonical"` in a Link header.
@@ -191,6 +199,8 @@ mod tests {
         }
         assert_eq!(canonical_of_header("<a>; rel=next, <b>; rel=\"canonical\"").as_deref(), Some("b"));
         assert!(says_noindex("otherbot: noindex, nofollow") && !says_noindex("max-snippet: 5"));
+        assert!(says_noindex("follow, none") && !says_noindex("index, max-image-preview:none, max-snippet:-1"));
+        assert!(!says_noindex("unavailable_after: 25 Jun 2030 15:00:00 PST"));
     }
 
     proptest! {

@@ -82,8 +82,7 @@ impl Versions {
             faults.push(Fault::new("group without a locale", String::from_utf8_lossy(group)));
         }
         self.key = if group.is_empty() {
-            let first = self.statements.iter().map(|statement| statement.href.as_slice()).chain([loc]).min();
-            first.filter(|_| self.statements.iter().any(|statement| statement.href != loc)).map(XxHash3_128::oneshot)
+            list_key(loc, &self.statements)
         } else {
             (!self.statements.is_empty()).then(|| XxHash3_128::oneshot(&[b"group\n", group].concat()))
         };
@@ -92,6 +91,22 @@ impl Versions {
         }
     }
 }
+
+/// What the pages of one list have in common: the least of their addresses. The default for all other languages counts
+/// only where it stands for a language too, since it is often one page for the whole site.
+pub(crate) fn list_key(loc: &[u8], statements: &[Statement]) -> Option<u128> {
+    if statements.iter().all(|statement| statement.href == loc) {
+        return None;
+    }
+    let (defaults, named): (Vec<_>, Vec<_>) = statements.iter().partition(|statement| statement.hreflang == X_DEFAULT);
+    let is_in = |list: &[&Statement]| list.iter().any(|statement| statement.href == loc);
+    let itself = (is_in(&named) || !is_in(&defaults)).then_some(loc);
+    let first = named.iter().map(|statement| statement.href.as_slice()).chain(itself).min();
+    Some(XxHash3_128::oneshot(first.unwrap_or(loc)))
+}
+
+/// The language of what is shown to everybody else.
+pub(crate) const X_DEFAULT: &str = "x-default";
 
 const NO_LANGUAGE: &str = "hreflang is no language, with a script or a region at most, and not x-default";
 

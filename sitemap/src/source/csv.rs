@@ -9,6 +9,9 @@ use memchr::{memchr, memchr_iter, memchr3};
 use std::io::Read;
 use std::path::Path;
 
+const BOM: &[u8] = "\u{feff}".as_bytes();
+const UTF_16_BOMS: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
+
 /// A field: where it stands in the buffer, or in the copies where quotes were doubled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Field {
@@ -55,6 +58,16 @@ pub(super) fn read<T: Sink>(
     let mut header: Option<Header> = None;
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut start, mut end, mut at_end, mut line) = (0, 0, false, 1_u64);
+    while end < BOM.len() && !at_end {
+        let count = reader.read(&mut buffer[end..]);
+        let count = count.map_err(|error| broken(line, format!("cannot be read: {error}")))?;
+        (end, at_end) = (end + count, count == 0);
+    }
+    if buffer[..end].starts_with(BOM) {
+        start = BOM.len();
+    } else if UTF_16_BOMS.iter().any(|bom| buffer[..end].starts_with(bom)) {
+        return Err(broken(line, "the file is UTF-16: save it as UTF-8".to_owned()));
+    }
     loop {
         let parsed = parser.record(&buffer[start..end], at_end);
         let (record_end, garbled) = match parsed {
@@ -227,7 +240,7 @@ impl Parser {
     }
 
     fn header(&self, record: &[u8]) -> Vec<String> {
-        let name = |at| String::from_utf8_lossy(self.field(record, at)).trim_start_matches('\u{feff}').to_owned();
+        let name = |at| String::from_utf8_lossy(self.field(record, at)).into_owned();
         (0..self.fields.len()).map(name).collect()
     }
 }
@@ -270,6 +283,17 @@ mod tests {
             assert_eq!(kept.pages[0].1[1], "2025-01-01");
             assert!(kept.refused.is_empty());
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_name_and_utf_16_is_told() {
+        for step in [1, 2, 1000] {
+            assert_eq!(locs(&parse("\u{feff}\"loc\",\"lastmod\"\r\n\"/a\",\r\n", step).unwrap()), [(2, "/a")]);
+            assert!(parse("\u{feff}", step).unwrap_err().contains("the file is empty"));
+        }
+        let mut kept = Kept::default();
+        let utf_16 = read(Path::new("pages.csv"), &mut Dribble(b"\xff\xfel\0o\0c\0", 1), b',', &mut kept);
+        assert!(utf_16.unwrap_err().to_string().contains("save it as UTF-8"));
     }
 
     #[test]

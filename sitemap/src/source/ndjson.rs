@@ -51,12 +51,14 @@ impl<'de> Visitor<'de> for Pick<'_> {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What a value means as a field of `column`: text as it is, numbers and booleans where they make sense, and lists and
-/// objects as JSON, for the columns that are JSON.
+/// What a value means as a field of `column`: text as it is, and all else as JSON, where the column is JSON or where what makes
+/// no sense costs the field alone and not the page.
 fn field<'a>(column: usize, value: &'a RawValue) -> Result<Cow<'a, str>, String> {
     let json = value.get();
-    let scalar_too = ![Column::Loc, Column::Lastmod, Column::Changefreq].iter().any(|text| *text as usize == column);
-    let whole = column >= Column::Alternates as usize;
+    let is_one_of = |columns: &[Column]| columns.iter().any(|one| *one as usize == column);
+    let scalar_too = !is_one_of(&[Column::Loc]);
+    let whole =
+        column >= Column::Alternates as usize || is_one_of(&[Column::Lastmod, Column::Changefreq, Column::Priority]);
     match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<Name<'a>>(json)
             .map(|name| name.0)
@@ -113,6 +115,18 @@ fn give<T: Sink>(columns: &Columns, object: &[u8], line: u64, sink: &mut T) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_no_sense_costs_the_field_and_a_loc_that_is_none_the_page() {
+        let mut kept = crate::source::tests::Kept::default();
+        let text = "{\"loc\":\"/a\",\"lastmod\":1763800000}\n{\"loc\":\"/b\",\"changefreq\":[1],\"priority\":{}}\n{\"loc\":7}\n";
+        read(Path::new("pages.ndjson"), &mut text.as_bytes(), &mut kept).unwrap();
+        let fields = |page: usize, column: Column| kept.pages[page].1[column as usize].clone();
+        assert_eq!(kept.pages.len(), 2);
+        assert_eq!((fields(0, Column::Loc), fields(0, Column::Lastmod)), ("/a".to_owned(), "1763800000".to_owned()));
+        assert_eq!((fields(1, Column::Changefreq), fields(1, Column::Priority)), ("[1]".to_owned(), "{}".to_owned()));
+        assert!(kept.refused.len() == 1 && kept.refused[0].0 == 3, "{:?}", kept.refused);
+    }
     use crate::source::tests::Kept;
 
     fn parse(text: &[u8]) -> Kept {

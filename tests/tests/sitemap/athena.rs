@@ -317,6 +317,7 @@ async fn page_lists_in_s3_are_read_and_an_equal_input_ends_the_run_at_once_with_
     stage.put("lists/today/a.csv", list(0)).await;
     stage.put("lists/today/b.csv.gz", zipped.finish().unwrap()).await;
     stage.put("lists/today/c.ndjson", json).await;
+    stage.put("lists/today/_SUCCESS", "").await;
     stage.put("sites/s.toml", settings(&format!("[input]\nobjects = \"s3://{STATE}/lists/today/\""))).await;
     let first = stage.run("s").await.unwrap();
     assert_eq!((first.urls, first.input_unchanged), (ROWS as u64, false));
@@ -345,6 +346,9 @@ async fn page_lists_in_s3_are_read_and_an_equal_input_ends_the_run_at_once_with_
         stage.run("s").await.unwrap_err()
     };
     assert!(error.contains("there is no object"), "{error}");
+    stage.put("lists/none/pages.txt", "loc").await;
+    let error = stage.run("s").await.unwrap_err();
+    assert!(error.contains("lists/none/pages.txt") && error.contains("name it .csv"), "{error}");
     assert!(stage.cloud.endpoint().starts_with("http"));
 }
 

@@ -328,6 +328,12 @@ async fn extensions_are_held_to_their_rules() {
         news.to_owned(),
         link("en", "/a"),
         link("x-default", "/a"),
+        // One page stands for a language and for all others.
+        format!(
+            "{both}</url><url><loc>ORIGIN/b</loc>{both}",
+            both = link("en", "/a") + &link("x-default", "/a") + &link("de", "/b")
+        ),
+        "<lastmod>2025-11-22T00:00:00.000Z</lastmod>".to_owned(),
     ];
     for inside in &fine {
         assert_eq!(faults(inside).await, Vec::<String>::new(), "{inside}");
@@ -344,6 +350,7 @@ async fn extensions_are_held_to_their_rules() {
         (link("de", "/b"), "do not name the page itself"),
         (format!("{}{}", link("en", "/a"), link("en", "/b")), "stands twice"),
         (format!("{}{}", link("en", "/a"), link("de", "/b")), "does not link back"),
+        ("<lastmod>2025-11-22T00:00:00.Z</lastmod>".to_owned(), "<lastmod>"),
         ("<foo:bar/>".to_owned(), "is not declared"),
     ];
     for (inside, words) in wrong {

@@ -111,6 +111,14 @@ async fn a_busy_engine_is_left_for_the_next_and_a_refusal_ends_it() {
         assert_eq!(next.taken().len(), 0, "{status}: every engine would say the same");
     }
 
+    // What is refused for one host does not keep others waiting.
+    let both = cloud.waiting("hosts");
+    store(&both, 1, &[urls("m.example", 10_001), urls("www.example", 2)].concat()).await;
+    let some = engine(&[403, 200]);
+    let drained = indexnow::drain(&web(), &both, &settings(&[&some])).await.unwrap();
+    assert!(drained.waiting && drained.told == 2 && drained.problem.unwrap().contains("403 for m.example"));
+    assert_eq!((some.asked(), cloud.keys(&keys::indexnow("hosts")).await.len()), (2, 2));
+
     // The first is busy once: the second takes all, and the first is asked but once.
     let (first, second) = (engine(&[429, 200]), engine(&[200]));
     let drained = indexnow::drain(&web(), &waiting, &settings(&[&first, &second])).await.unwrap();

@@ -37,6 +37,9 @@ pub(crate) struct RunArgs {
     /// A value for a parameter of the query; may be repeated
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     args: Vec<String>,
+    /// Allow any drop in this run; TEXT, who allows it and why, is kept in the manifest and the report
+    #[arg(long, value_name = "TEXT")]
+    accept_drop: Option<String>,
     /// Where the settings sort pages by something else than before: put every page into a new file, once
     #[arg(long, conflicts_with = "plan")]
     reshard: bool,
@@ -67,6 +70,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     if let Some(sitemap) = args.sitemap {
         job["sitemap"] = sitemap.into();
+    }
+    if let Some(text) = args.accept_drop {
+        job["accept_drop"] = text.into();
     }
     if let Some(plan) = args.plan {
         job["plan"] = plan.into();

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use tidemark_runtime::clients;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::keys;
+use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::place::directory::Directory;
 use tidemark_sitemap::refresh;
 use tidemark_sitemap::robots::{self, BYTES_MAX, Robots};
@@ -21,7 +22,8 @@ pub(crate) struct RobotsArgs {
     #[arg(required_unless_present = "site", value_name = "URL")]
     index: Vec<String>,
     /// Settings of a site (TOML, see `sitemap init`): the index of each of its sitemaps, since none may name another. A
-    /// sitemap of many shards has several: say by --out or --state-bucket where that is known
+    /// sitemap of many shards has several: say by --out or --state-bucket where that is known. Baidu reads no index: where
+    /// the settings name it, every file is named too
     #[arg(long, value_name = "FILE", conflicts_with = "index")]
     site: Option<PathBuf>,
     /// Directory of the sitemap that `sitemap build --site` made: all of its indexes
@@ -68,7 +70,8 @@ pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The addresses of the indexes of every sitemap of the site whose settings are at `path`.
+/// The addresses of the indexes of every sitemap of the site whose settings are at `path`; of all files besides, where a search
+/// engine of the settings reads no index.
 async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut indexes = Vec::new();
@@ -85,10 +88,17 @@ async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> 
             }
             (None, None) => None,
         };
+        let address = |file: &str| format!("{}/{file}", sitemap.files_url);
         // The first one is there from the first run on.
-        let numbers = manifest.map(|manifest| manifest.indexes()).filter(|numbers| !numbers.is_empty());
+        let numbers = manifest.as_ref().map(Manifest::indexes).filter(|numbers| !numbers.is_empty());
         let numbers = numbers.unwrap_or_else(|| BTreeSet::from([1]));
-        indexes.extend(numbers.into_iter().map(|number| format!("{}/{}", sitemap.files_url, keys::index_file(number))));
+        indexes.extend(numbers.into_iter().map(|number| address(&keys::index_file(number))));
+        if let Some(engine) = sitemap.rows.engines.iter().find(|engine| !engine.reads_index()) {
+            match &manifest {
+                Some(manifest) => indexes.extend(manifest.shards.iter().map(|shard| address(&shard.file))),
+                None => eprintln!("{} reads no index: give --out or --state-bucket to name every file", engine.name()),
+            }
+        }
     }
     Ok(indexes)
 }
