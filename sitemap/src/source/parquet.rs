@@ -158,9 +158,11 @@ type Wanted = (Vec<(usize, usize)>, Vec<(usize, TypePtr)>);
 fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetError> {
     let (mut flat, mut nested) = (Vec::new(), Vec::new());
     for (column, place) in places.iter().enumerate() {
-        let Some(root) = place.and_then(|at| schema.root_schema().get_fields().get(at)) else { continue };
+        let Some(at) = *place else { continue };
+        let root = &schema.root_schema().get_fields()[at];
         if root.is_primitive() && root.get_basic_info().repetition() != Repetition::REPEATED {
-            let leaf = schema.columns().iter().position(|leaf| leaf.self_type() == root.as_ref());
+            // By its place: a field of a struct may have the same name and type.
+            let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == at);
             flat.push((column, leaf.ok_or_else(|| ParquetError::General(format!("{} has no values", root.name())))?));
         } else if column >= Column::Alternates as usize {
             nested.push((column, root.clone()));
@@ -292,7 +294,7 @@ mod tests {
     use crate::source::tests::Kept;
     use parquet::data_type::{ByteArrayType, Int32Type, Int64Type, Int96Type};
     use parquet::file::properties::WriterProperties;
-    use parquet::file::writer::SerializedFileWriter;
+    use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
     use parquet::schema::parser::parse_message_type;
     use std::sync::Arc;
 
@@ -435,6 +437,48 @@ mod tests {
         let mut date = Vec::new();
         write_number(20_414, Meaning::Days, &mut date);
         assert_eq!(date, b"2025-11-22");
+    }
+
+    /// Writes the one value of a leaf.
+    type Put = Box<dyn Fn(&mut SerializedColumnWriter<'_>)>;
+
+    fn put<D: DataType>(value: impl Into<D::T>) -> Put {
+        let value = [value.into()];
+        Box::new(move |column| {
+            let column = column.typed::<D>();
+            let level = column.get_descriptor().max_def_level();
+            column.write_batch(&value, Some(&[level]), Some(&[0])).unwrap();
+        })
+    }
+
+    /// Reads a file of one row, whose leaves are `puts`.
+    fn read_row(fields: &str, puts: &[Put]) -> Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        let schema = Arc::new(parse_message_type(&format!("message pages {{ {fields} }}")).unwrap());
+        let mut writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for put in puts {
+            let mut column = group.next_column().unwrap().unwrap();
+            put(&mut column);
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        writer.close().unwrap();
+        let mut kept = Kept::default();
+        read(&path, File::open(&path).unwrap(), &mut kept).map_err(|error| error.to_string())?;
+        Ok(kept.pages.remove(0).1)
+    }
+
+    #[test]
+    fn a_field_of_a_struct_is_no_column_whatever_its_name() {
+        let fields =
+            "required group meta { required binary loc (UTF8); optional int64 lastmod (TIMESTAMP(MILLIS,true)); }
+            required binary loc (UTF8);
+            optional int64 lastmod (TIMESTAMP(MILLIS,true));";
+        let (time, text) = (put::<Int64Type>, put::<ByteArrayType>);
+        let row = read_row(fields, &[text("/wrong"), time(0), text("/right"), time(1_763_800_000_000_i64)]).unwrap();
+        assert_eq!(row[..2], ["/right", "2025-11-22T08:26:40Z"]);
     }
 
     #[test]
