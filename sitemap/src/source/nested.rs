@@ -1,6 +1,7 @@
 //! Lists and structs of a Parquet file, as the JSON text that the columns `alternates`, `images`, `videos` and `news`
 //! have in every other format. Read a row at a time beside the flat columns.
 
+use super::parquet::{check_decimal, write_decimal};
 use crate::lastmod;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::RowGroupReader;
@@ -47,6 +48,17 @@ impl<'g> Nested<'g> {
     }
 }
 
+/// # Errors
+/// Where a part of a column, which lies at `path`, is of a type that is not read.
+pub(super) fn check(part: &Type, path: &str) -> Result<()> {
+    match part {
+        Type::PrimitiveType { .. } => check_decimal(part, path),
+        Type::GroupType { fields, .. } => {
+            fields.iter().try_for_each(|field| check(field, &format!("{path}.{}", field.name())))
+        }
+    }
+}
+
 fn write_json(field: &Field, out: &mut String) {
     match field {
         Field::Bool(value) => out.push_str(&value.to_string()),
@@ -60,6 +72,11 @@ fn write_json(field: &Field, out: &mut String) {
         Field::ULong(value) => out.push_str(&value.to_string()),
         Field::Float(value) if value.is_finite() => out.push_str(&value.to_string()),
         Field::Double(value) if value.is_finite() => out.push_str(&value.to_string()),
+        Field::Decimal(value) => {
+            let mut text = Vec::new();
+            write_decimal(value.data(), value.scale().unsigned_abs() as usize, &mut text);
+            out.push_str(&String::from_utf8_lossy(&text));
+        }
         Field::Str(text) => write_text(text, out),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => write_text(text, out),

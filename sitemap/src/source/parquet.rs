@@ -1,6 +1,6 @@
 //! Parquet, by columns: only those that are wanted are read, a batch of rows at a time.
 
-use super::nested::Nested;
+use super::nested::{Nested, check};
 use super::{Sink, SourceError};
 use crate::columns::{COLUMNS, Column, Columns, Places};
 use crate::lastmod;
@@ -10,7 +10,7 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, Type, TypePtr};
 use std::fs::File;
 use std::path::Path;
 
@@ -18,6 +18,8 @@ use std::path::Path;
 const BATCH_ROWS: usize = 4096;
 /// A column of a row group that is not larger than this is held whole, whatever its pages are, in bytes.
 const SMALL_COLUMN_BYTES: u64 = 256 << 10;
+/// Digits of decimals that are read: those of Athena, Spark and DuckDB have no more.
+const DECIMAL_DIGITS_MAX: i32 = 38;
 
 /// The texts of one column of a batch, end to end.
 #[derive(Debug, Default)]
@@ -54,6 +56,10 @@ enum Meaning {
         times: i64,
         over: i64,
         utc: bool,
+    },
+    /// The number has so many digits behind the point.
+    Decimal {
+        scale: usize,
     },
 }
 
@@ -163,14 +169,26 @@ fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetE
         if root.is_primitive() && root.get_basic_info().repetition() != Repetition::REPEATED {
             // By its place: a field of a struct may have the same name and type.
             let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == at);
+            check_decimal(root, root.name())?;
             flat.push((column, leaf.ok_or_else(|| ParquetError::General(format!("{} has no values", root.name())))?));
         } else if column >= Column::Alternates as usize {
+            check(root, root.name())?;
             nested.push((column, root.clone()));
         } else {
             return Err(ParquetError::General(format!("column {} is a list: give one value a row", root.name())));
         }
     }
     Ok((flat, nested))
+}
+
+/// # Errors
+/// Where the values of a leaf, which lies at `path`, are decimals that are too long to be read.
+pub(super) fn check_decimal(leaf: &Type, path: &str) -> Result<(), ParquetError> {
+    if leaf.get_precision() > DECIMAL_DIGITS_MAX {
+        let problem = format!("column {path} has decimals of more than {DECIMAL_DIGITS_MAX} digits");
+        return Err(ParquetError::General(problem));
+    }
+    Ok(())
 }
 
 fn read_texts(
@@ -182,10 +200,10 @@ fn read_texts(
     let meaning = meaning(column);
     match reader {
         ColumnReader::ByteArrayColumnReader(reader) => {
-            each(reader, column, count, texts, |value: &ByteArray, out| out.extend_from_slice(value.data()))
+            each(reader, column, count, texts, |value: &ByteArray, out| write_bytes(value.data(), meaning, out))
         }
         ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.data()))
+            each(reader, column, count, texts, |value, out| write_bytes(value.data(), meaning, out))
         }
         ColumnReader::BoolColumnReader(reader) => {
             each(reader, column, count, texts, |value, out| out.extend_from_slice(value.to_string().as_bytes()))
@@ -251,7 +269,34 @@ fn meaning(column: &ColumnDescriptor) -> Meaning {
         // The older annotations mean UTC by the format's own rules.
         (None, ConvertedType::TIMESTAMP_MILLIS) => Meaning::Time { times: 1000, over: 1, utc: true },
         (None, ConvertedType::TIMESTAMP_MICROS) => Meaning::Time { times: 1, over: 1, utc: true },
+        (Some(LogicalType::Decimal(_)), _) | (None, ConvertedType::DECIMAL) => {
+            Meaning::Decimal { scale: column.type_scale().unsigned_abs() as usize }
+        }
         _ => Meaning::Plain,
+    }
+}
+
+fn write_bytes(bytes: &[u8], meaning: Meaning, out: &mut Vec<u8>) {
+    match meaning {
+        Meaning::Decimal { scale } => write_decimal(bytes, scale, out),
+        _ => out.extend_from_slice(bytes),
+    }
+}
+
+/// Writes a decimal, given as a two's complement that begins with its highest byte, without zeros at its end.
+pub(super) fn write_decimal(bytes: &[u8], scale: usize, out: &mut Vec<u8>) {
+    let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
+    let unscaled = bytes.iter().fold(sign, |value, byte| (value << 8) | i128::from(*byte));
+    let digits = format!("{:0>1$}", unscaled.unsigned_abs(), scale + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - scale);
+    let fraction = fraction.trim_end_matches('0');
+    if unscaled < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(whole.as_bytes());
+    if !fraction.is_empty() {
+        out.push(b'.');
+        out.extend_from_slice(fraction.as_bytes());
     }
 }
 
@@ -259,6 +304,7 @@ fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
     const DAY_MICROS: i64 = 86_400_000_000;
     match meaning {
         Meaning::Plain => out.extend_from_slice(value.to_string().as_bytes()),
+        Meaning::Decimal { scale } => write_decimal(&value.to_be_bytes(), scale, out),
         Meaning::Days => write_time(value.saturating_mul(DAY_MICROS), 10, out),
         Meaning::Time { times, over, utc } => {
             let micros = value.saturating_mul(times).div_euclid(over);
@@ -292,7 +338,7 @@ mod tests {
     use super::*;
     use crate::source::List;
     use crate::source::tests::Kept;
-    use parquet::data_type::{ByteArrayType, Int32Type, Int64Type, Int96Type};
+    use parquet::data_type::{ByteArrayType, FixedLenByteArrayType, Int32Type, Int64Type, Int96Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
     use parquet::schema::parser::parse_message_type;
@@ -470,6 +516,12 @@ mod tests {
         Ok(kept.pages.remove(0).1)
     }
 
+    /// Reads the one value of a column beside loc.
+    fn read_value(column: Column, field: &str, value: Put) -> Result<String, String> {
+        let row = read_row(&format!("required binary loc (UTF8); {field}"), &[put::<ByteArrayType>("/a"), value]);
+        row.map(|mut row| row.swap_remove(column as usize))
+    }
+
     #[test]
     fn a_field_of_a_struct_is_no_column_whatever_its_name() {
         let fields =
@@ -479,6 +531,33 @@ mod tests {
         let (time, text) = (put::<Int64Type>, put::<ByteArrayType>);
         let row = read_row(fields, &[text("/wrong"), time(0), text("/right"), time(1_763_800_000_000_i64)]).unwrap();
         assert_eq!(row[..2], ["/right", "2025-11-22T08:26:40Z"]);
+    }
+
+    #[test]
+    fn decimals_have_their_point_where_the_column_says() {
+        let priority = |form: &str, value| read_value(Column::Priority, &form.replace('@', "priority"), value).unwrap();
+        let bytes = |value: i128, count: usize| value.to_be_bytes()[16 - count..].to_vec();
+        assert_eq!(priority("optional int32 @ (DECIMAL(1,1));", put::<Int32Type>(1)), "0.1");
+        assert_eq!(priority("optional int32 @ (DECIMAL(3,3));", put::<Int32Type>(-7)), "-0.007");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,2));", put::<Int64Type>(-1250)), "-12.5");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,0));", put::<Int64Type>(100)), "100");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,2));", put::<Int64Type>(0)), "0");
+        let fixed = put::<FixedLenByteArrayType>(bytes(-1255, 3));
+        assert_eq!(priority("optional fixed_len_byte_array(3) @ (DECIMAL(5,2));", fixed), "-12.55");
+        let most = i128::pow(10, 38) - 1;
+        let fixed = put::<FixedLenByteArrayType>(bytes(-most, 16));
+        let nines = format!("-9.{}", "9".repeat(37));
+        assert_eq!(priority("optional fixed_len_byte_array(16) @ (DECIMAL(38,37));", fixed), nines);
+        let binary = put::<ByteArrayType>(bytes(200, 2));
+        assert_eq!(priority("optional binary @ (DECIMAL(9,2));", binary), "2");
+        let rating = "optional group videos { optional int32 rating (DECIMAL(2,1)); }";
+        assert_eq!(read_value(Column::Videos, rating, put::<Int32Type>(45)).unwrap(), r#"{"rating":4.5}"#);
+        let wide = "optional binary priority (DECIMAL(39,0));";
+        let nested = format!("optional group videos {{ {wide} }}");
+        for (column, field) in [(Column::Priority, wide), (Column::Videos, nested.as_str())] {
+            let error = read_value(column, field, put::<ByteArrayType>(bytes(1, 16))).unwrap_err();
+            assert!(error.contains("priority") && error.contains("38 digits"), "{error}");
+        }
     }
 
     #[test]
