@@ -5,12 +5,12 @@ use super::{Sink, SourceError};
 use crate::columns::{COLUMNS, Column, Columns, Places};
 use crate::lastmod;
 use crate::pages::RawPage;
-use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, Type, TypePtr};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, Type};
 use std::fs::File;
 use std::path::Path;
 
@@ -48,7 +48,7 @@ impl Texts {
 
 /// How a number of a column becomes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+pub(super) enum Meaning {
     Plain,
     Days,
     /// Microseconds are the number times the first, divided by the second; UTC or without zone.
@@ -80,7 +80,7 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
             let opened = group.get_column_reader(*leaf).map_err(|error| broken(row, error))?;
             readers.push((*column, opened, schema.columns()[*leaf].as_ref()));
         }
-        let nested = Nested::open(group.as_ref(), &schema, nested.clone());
+        let nested = Nested::open(group.as_ref(), &schema, &nested);
         let mut nested = nested.map_err(|error| broken(row, error))?;
         while left > 0 {
             let count = left.min(BATCH_ROWS);
@@ -158,8 +158,8 @@ fn largest_page(group: &dyn RowGroupReader, leaf: usize) -> Option<u64> {
     Some(largest)
 }
 
-/// Flat columns with the leaf that holds each, and nested ones with their root.
-type Wanted = (Vec<(usize, usize)>, Vec<(usize, TypePtr)>);
+/// Flat columns with the leaf that holds each, and nested ones with the place of their root, in its order.
+type Wanted = (Vec<(usize, usize)>, Vec<(usize, usize)>);
 
 fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetError> {
     let (mut flat, mut nested) = (Vec::new(), Vec::new());
@@ -173,11 +173,12 @@ fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetE
             flat.push((column, leaf.ok_or_else(|| ParquetError::General(format!("{} has no values", root.name())))?));
         } else if column >= Column::Alternates as usize {
             check(root, root.name())?;
-            nested.push((column, root.clone()));
+            nested.push((column, at));
         } else {
             return Err(ParquetError::General(format!("column {} is a list: give one value a row", root.name())));
         }
     }
+    nested.sort_by_key(|(_, at)| *at);
     Ok((flat, nested))
 }
 
@@ -197,7 +198,7 @@ fn read_texts(
     count: usize,
     texts: &mut Texts,
 ) -> Result<(), ParquetError> {
-    let meaning = meaning(column);
+    let meaning = meaning(column.self_type());
     match reader {
         ColumnReader::ByteArrayColumnReader(reader) => {
             each(reader, column, count, texts, |value: &ByteArray, out| write_bytes(value.data(), meaning, out))
@@ -255,8 +256,11 @@ fn each<D: DataType>(
     Ok(())
 }
 
-fn meaning(column: &ColumnDescriptor) -> Meaning {
-    match (column.logical_type_ref(), column.converted_type()) {
+/// What the numbers of a leaf mean; those of an INT96 are taken to be milliseconds.
+pub(super) fn meaning(leaf: &Type) -> Meaning {
+    let info = leaf.get_basic_info();
+    match (info.logical_type_ref(), info.converted_type()) {
+        _ if leaf.get_physical_type() == PhysicalType::INT96 => Meaning::Time { times: 1000, over: 1, utc: false },
         (Some(LogicalType::Date), _) | (None, ConvertedType::DATE) => Meaning::Days,
         (Some(LogicalType::Timestamp(time)), _) => {
             let (times, over) = match time.unit {
@@ -270,7 +274,7 @@ fn meaning(column: &ColumnDescriptor) -> Meaning {
         (None, ConvertedType::TIMESTAMP_MILLIS) => Meaning::Time { times: 1000, over: 1, utc: true },
         (None, ConvertedType::TIMESTAMP_MICROS) => Meaning::Time { times: 1, over: 1, utc: true },
         (Some(LogicalType::Decimal(_)), _) | (None, ConvertedType::DECIMAL) => {
-            Meaning::Decimal { scale: column.type_scale().unsigned_abs() as usize }
+            Meaning::Decimal { scale: leaf.get_scale().unsigned_abs() as usize }
         }
         _ => Meaning::Plain,
     }
@@ -300,7 +304,7 @@ pub(super) fn write_decimal(bytes: &[u8], scale: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
+pub(super) fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
     const DAY_MICROS: i64 = 86_400_000_000;
     match meaning {
         Meaning::Plain => out.extend_from_slice(value.to_string().as_bytes()),
@@ -558,6 +562,34 @@ mod tests {
             let error = read_value(column, field, put::<ByteArrayType>(bytes(1, 16))).unwrap_err();
             assert!(error.contains("priority") && error.contains("38 digits"), "{error}");
         }
+    }
+
+    #[test]
+    fn times_in_lists_and_structs_have_a_zone_only_where_the_file_says_so() {
+        let news = |field: &str, value| {
+            let field = format!("optional group news {{ optional {field}; }}");
+            read_value(Column::News, &field, value).unwrap()
+        };
+        let date = |time: &str| format!(r#"{{"publication_date":"{time}"}}"#);
+        let (micros, nanos) = (1_763_800_000_500_000_i64, 1_763_800_000_500_000_000_i64);
+        let name = "int64 publication_date";
+        for (unit, value) in [("MILLIS", micros / 1000), ("MICROS", micros), ("NANOS", nanos)] {
+            let local = news(&format!("{name} (TIMESTAMP({unit},false))"), put::<Int64Type>(value));
+            assert_eq!(local, date("2025-11-22T08:26:40.5"), "{unit}");
+            let utc = news(&format!("{name} (TIMESTAMP({unit},true))"), put::<Int64Type>(value));
+            assert_eq!(utc, date("2025-11-22T08:26:40.5Z"), "{unit}");
+        }
+        assert_eq!(news(&format!("{name} (TIMESTAMP_MILLIS)"), put::<Int64Type>(0)), date("1970-01-01T00:00:00Z"));
+        assert_eq!(news("int32 publication_date (DATE)", put::<Int32Type>(20_414)), date("2025-11-22"));
+        let hour = 3_600_000_000_000_u64;
+        let old = Int96::from(vec![hour as u32, (hour >> 32) as u32, 2_461_002]);
+        assert_eq!(news("int96 publication_date", put::<Int96Type>(old)), date("2025-11-22T01:00:00"));
+        let lists = "optional group videos (LIST) { repeated group list { optional group element {
+            optional group dates (MAP) { repeated group map (MAP_KEY_VALUE) {
+                required int32 key; optional int96 value; } } } } }";
+        let row = [put::<ByteArrayType>("/a"), put::<Int32Type>(1), put::<Int96Type>(old)];
+        let row = read_row(&format!("required binary loc (UTF8); {lists}"), &row).unwrap();
+        assert_eq!(row[Column::Videos as usize], r#"[{"dates":{"1":"2025-11-22T01:00:00"}}]"#);
     }
 
     #[test]
