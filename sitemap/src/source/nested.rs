@@ -2,6 +2,7 @@
 //! have in every other format. Read a row at a time beside the flat columns.
 
 use super::parquet::{Meaning, check_decimal, meaning, write_decimal, write_number};
+use parquet::basic::{ConvertedType, Repetition};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::RowGroupReader;
 use parquet::record::reader::{Reader, ReaderIter, TreeBuilder};
@@ -73,14 +74,34 @@ impl Nested {
 }
 
 /// # Errors
-/// Where a part of a column, which lies at `path`, is of a type that is not read.
+/// Where a part of a column, which lies at `path`, is of a type that is not read. The library would panic at it.
 pub(super) fn check(part: &Type, path: &str) -> Result<()> {
-    match part {
-        Type::PrimitiveType { .. } => check_decimal(part, path),
-        Type::GroupType { fields, .. } => {
-            fields.iter().try_for_each(|field| check(field, &format!("{path}.{}", field.name())))
+    let info = part.get_basic_info();
+    let kind = info.converted_type();
+    let repeated = |field: &Type| {
+        let info = field.get_basic_info();
+        info.has_repetition() && info.repetition() == Repetition::REPEATED
+    };
+    let (good, inside) = match part {
+        Type::PrimitiveType { .. } => {
+            check_decimal(part, path)?;
+            (kind != ConvertedType::INTERVAL, [].as_slice())
         }
+        Type::GroupType { fields, .. } => match (kind, fields.as_slice()) {
+            (ConvertedType::LIST, [element]) => (repeated(element), fields.as_slice()),
+            (ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, [entry]) if entry.is_group() => {
+                // What an entry is marked as means nothing.
+                let pair = entry.get_fields();
+                (repeated(entry) && matches!(pair.len(), 1 | 2), pair)
+            }
+            (ConvertedType::LIST | ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, _) => (false, [].as_slice()),
+            (_, fields) => (!fields.is_empty(), fields),
+        },
+    };
+    if !good || !info.has_repetition() {
+        return Err(ParquetError::General(format!("column {path} is of a type that is not read ({kind})")));
     }
+    inside.iter().try_for_each(|field| check(field, &format!("{path}.{}", field.name())))
 }
 
 fn write_json(field: &Field, shape: &Shape, out: &mut String) {

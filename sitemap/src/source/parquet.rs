@@ -593,6 +593,24 @@ mod tests {
     }
 
     #[test]
+    fn a_struct_that_cannot_be_read_says_where_it_is() {
+        let fixed = || put::<FixedLenByteArrayType>(vec![0; 12]);
+        let interval = "optional group news { optional fixed_len_byte_array(12) length (INTERVAL); }";
+        let error = read_value(Column::News, interval, fixed()).unwrap_err();
+        assert!(
+            error.contains("pages.parquet") && error.contains("news.length") && error.contains("INTERVAL"),
+            "{error}"
+        );
+        for images in [
+            "optional group images (LIST) { optional binary a (UTF8); }",
+            "optional group images (MAP) { repeated binary a (UTF8); }",
+        ] {
+            let error = read_value(Column::Images, images, put::<ByteArrayType>("/a.jpg")).unwrap_err();
+            assert!(error.contains("pages.parquet") && error.contains("images"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_parquet_or_has_no_loc_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pages.parquet");
