@@ -1,16 +1,16 @@
 //! Parquet, by columns: only those that are wanted are read, a batch of rows at a time.
 
-use super::nested::Nested;
+use super::nested::{Nested, check};
 use super::{Sink, SourceError};
 use crate::columns::{COLUMNS, Column, Columns, Places};
 use crate::lastmod;
 use crate::pages::RawPage;
-use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, TypePtr};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, Type};
 use std::fs::File;
 use std::path::Path;
 
@@ -18,6 +18,8 @@ use std::path::Path;
 const BATCH_ROWS: usize = 4096;
 /// A column of a row group that is not larger than this is held whole, whatever its pages are, in bytes.
 const SMALL_COLUMN_BYTES: u64 = 256 << 10;
+/// Digits of decimals that are read: those of Athena, Spark and DuckDB have no more.
+const DECIMAL_DIGITS_MAX: i32 = 38;
 
 /// The texts of one column of a batch, end to end.
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ impl Texts {
 
 /// How a number of a column becomes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+pub(super) enum Meaning {
     Plain,
     Days,
     /// Microseconds are the number times the first, divided by the second; UTC or without zone.
@@ -54,6 +56,10 @@ enum Meaning {
         times: i64,
         over: i64,
         utc: bool,
+    },
+    /// The number has so many digits behind the point.
+    Decimal {
+        scale: usize,
     },
 }
 
@@ -74,7 +80,7 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
             let opened = group.get_column_reader(*leaf).map_err(|error| broken(row, error))?;
             readers.push((*column, opened, schema.columns()[*leaf].as_ref()));
         }
-        let nested = Nested::open(group.as_ref(), &schema, nested.clone());
+        let nested = Nested::open(group.as_ref(), &schema, &nested);
         let mut nested = nested.map_err(|error| broken(row, error))?;
         while left > 0 {
             let count = left.min(BATCH_ROWS);
@@ -152,23 +158,38 @@ fn largest_page(group: &dyn RowGroupReader, leaf: usize) -> Option<u64> {
     Some(largest)
 }
 
-/// Flat columns with the leaf that holds each, and nested ones with their root.
-type Wanted = (Vec<(usize, usize)>, Vec<(usize, TypePtr)>);
+/// Flat columns with the leaf that holds each, and nested ones with the place of their root, in its order.
+type Wanted = (Vec<(usize, usize)>, Vec<(usize, usize)>);
 
 fn wanted(schema: &SchemaDescriptor, places: &Places) -> Result<Wanted, ParquetError> {
     let (mut flat, mut nested) = (Vec::new(), Vec::new());
     for (column, place) in places.iter().enumerate() {
-        let Some(root) = place.and_then(|at| schema.root_schema().get_fields().get(at)) else { continue };
+        let Some(at) = *place else { continue };
+        let root = &schema.root_schema().get_fields()[at];
         if root.is_primitive() && root.get_basic_info().repetition() != Repetition::REPEATED {
-            let leaf = schema.columns().iter().position(|leaf| leaf.self_type() == root.as_ref());
+            // By its place: a field of a struct may have the same name and type.
+            let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == at);
+            check_decimal(root, root.name())?;
             flat.push((column, leaf.ok_or_else(|| ParquetError::General(format!("{} has no values", root.name())))?));
         } else if column >= Column::Alternates as usize {
-            nested.push((column, root.clone()));
+            check(root, root.name())?;
+            nested.push((column, at));
         } else {
             return Err(ParquetError::General(format!("column {} is a list: give one value a row", root.name())));
         }
     }
+    nested.sort_by_key(|(_, at)| *at);
     Ok((flat, nested))
+}
+
+/// # Errors
+/// Where the values of a leaf, which lies at `path`, are decimals that are too long to be read.
+pub(super) fn check_decimal(leaf: &Type, path: &str) -> Result<(), ParquetError> {
+    if leaf.get_precision() > DECIMAL_DIGITS_MAX {
+        let problem = format!("column {path} has decimals of more than {DECIMAL_DIGITS_MAX} digits");
+        return Err(ParquetError::General(problem));
+    }
+    Ok(())
 }
 
 fn read_texts(
@@ -177,13 +198,13 @@ fn read_texts(
     count: usize,
     texts: &mut Texts,
 ) -> Result<(), ParquetError> {
-    let meaning = meaning(column);
+    let meaning = meaning(column.self_type());
     match reader {
         ColumnReader::ByteArrayColumnReader(reader) => {
-            each(reader, column, count, texts, |value: &ByteArray, out| out.extend_from_slice(value.data()))
+            each(reader, column, count, texts, |value: &ByteArray, out| write_bytes(value.data(), meaning, out))
         }
         ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-            each(reader, column, count, texts, |value, out| out.extend_from_slice(value.data()))
+            each(reader, column, count, texts, |value, out| write_bytes(value.data(), meaning, out))
         }
         ColumnReader::BoolColumnReader(reader) => {
             each(reader, column, count, texts, |value, out| out.extend_from_slice(value.to_string().as_bytes()))
@@ -235,8 +256,11 @@ fn each<D: DataType>(
     Ok(())
 }
 
-fn meaning(column: &ColumnDescriptor) -> Meaning {
-    match (column.logical_type_ref(), column.converted_type()) {
+/// What the numbers of a leaf mean; those of an INT96 are taken to be milliseconds.
+pub(super) fn meaning(leaf: &Type) -> Meaning {
+    let info = leaf.get_basic_info();
+    match (info.logical_type_ref(), info.converted_type()) {
+        _ if leaf.get_physical_type() == PhysicalType::INT96 => Meaning::Time { times: 1000, over: 1, utc: false },
         (Some(LogicalType::Date), _) | (None, ConvertedType::DATE) => Meaning::Days,
         (Some(LogicalType::Timestamp(time)), _) => {
             let (times, over) = match time.unit {
@@ -249,14 +273,42 @@ fn meaning(column: &ColumnDescriptor) -> Meaning {
         // The older annotations mean UTC by the format's own rules.
         (None, ConvertedType::TIMESTAMP_MILLIS) => Meaning::Time { times: 1000, over: 1, utc: true },
         (None, ConvertedType::TIMESTAMP_MICROS) => Meaning::Time { times: 1, over: 1, utc: true },
+        (Some(LogicalType::Decimal(_)), _) | (None, ConvertedType::DECIMAL) => {
+            Meaning::Decimal { scale: leaf.get_scale().unsigned_abs() as usize }
+        }
         _ => Meaning::Plain,
     }
 }
 
-fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
+fn write_bytes(bytes: &[u8], meaning: Meaning, out: &mut Vec<u8>) {
+    match meaning {
+        Meaning::Decimal { scale } => write_decimal(bytes, scale, out),
+        _ => out.extend_from_slice(bytes),
+    }
+}
+
+/// Writes a decimal, given as a two's complement that begins with its highest byte, without zeros at its end.
+pub(super) fn write_decimal(bytes: &[u8], scale: usize, out: &mut Vec<u8>) {
+    let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
+    let unscaled = bytes.iter().fold(sign, |value, byte| (value << 8) | i128::from(*byte));
+    let digits = format!("{:0>1$}", unscaled.unsigned_abs(), scale + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - scale);
+    let fraction = fraction.trim_end_matches('0');
+    if unscaled < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(whole.as_bytes());
+    if !fraction.is_empty() {
+        out.push(b'.');
+        out.extend_from_slice(fraction.as_bytes());
+    }
+}
+
+pub(super) fn write_number(value: i64, meaning: Meaning, out: &mut Vec<u8>) {
     const DAY_MICROS: i64 = 86_400_000_000;
     match meaning {
         Meaning::Plain => out.extend_from_slice(value.to_string().as_bytes()),
+        Meaning::Decimal { scale } => write_decimal(&value.to_be_bytes(), scale, out),
         Meaning::Days => write_time(value.saturating_mul(DAY_MICROS), 10, out),
         Meaning::Time { times, over, utc } => {
             let micros = value.saturating_mul(times).div_euclid(over);
@@ -290,9 +342,9 @@ mod tests {
     use super::*;
     use crate::source::List;
     use crate::source::tests::Kept;
-    use parquet::data_type::{ByteArrayType, Int32Type, Int64Type, Int96Type};
+    use parquet::data_type::{ByteArrayType, FixedLenByteArrayType, Int32Type, Int64Type, Int96Type};
     use parquet::file::properties::WriterProperties;
-    use parquet::file::writer::SerializedFileWriter;
+    use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
     use parquet::schema::parser::parse_message_type;
     use std::sync::Arc;
 
@@ -435,6 +487,127 @@ mod tests {
         let mut date = Vec::new();
         write_number(20_414, Meaning::Days, &mut date);
         assert_eq!(date, b"2025-11-22");
+    }
+
+    /// Writes the one value of a leaf.
+    type Put = Box<dyn Fn(&mut SerializedColumnWriter<'_>)>;
+
+    fn put<D: DataType>(value: impl Into<D::T>) -> Put {
+        let value = [value.into()];
+        Box::new(move |column| {
+            let column = column.typed::<D>();
+            let level = column.get_descriptor().max_def_level();
+            column.write_batch(&value, Some(&[level]), Some(&[0])).unwrap();
+        })
+    }
+
+    /// Reads a file of one row, whose leaves are `puts`.
+    fn read_row(fields: &str, puts: &[Put]) -> Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        let schema = Arc::new(parse_message_type(&format!("message pages {{ {fields} }}")).unwrap());
+        let mut writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for put in puts {
+            let mut column = group.next_column().unwrap().unwrap();
+            put(&mut column);
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        writer.close().unwrap();
+        let mut kept = Kept::default();
+        read(&path, File::open(&path).unwrap(), &mut kept).map_err(|error| error.to_string())?;
+        Ok(kept.pages.remove(0).1)
+    }
+
+    /// Reads the one value of a column beside loc.
+    fn read_value(column: Column, field: &str, value: Put) -> Result<String, String> {
+        let row = read_row(&format!("required binary loc (UTF8); {field}"), &[put::<ByteArrayType>("/a"), value]);
+        row.map(|mut row| row.swap_remove(column as usize))
+    }
+
+    #[test]
+    fn a_field_of_a_struct_is_no_column_whatever_its_name() {
+        let fields =
+            "required group meta { required binary loc (UTF8); optional int64 lastmod (TIMESTAMP(MILLIS,true)); }
+            required binary loc (UTF8);
+            optional int64 lastmod (TIMESTAMP(MILLIS,true));";
+        let (time, text) = (put::<Int64Type>, put::<ByteArrayType>);
+        let row = read_row(fields, &[text("/wrong"), time(0), text("/right"), time(1_763_800_000_000_i64)]).unwrap();
+        assert_eq!(row[..2], ["/right", "2025-11-22T08:26:40Z"]);
+    }
+
+    #[test]
+    fn decimals_have_their_point_where_the_column_says() {
+        let priority = |form: &str, value| read_value(Column::Priority, &form.replace('@', "priority"), value).unwrap();
+        let bytes = |value: i128, count: usize| value.to_be_bytes()[16 - count..].to_vec();
+        assert_eq!(priority("optional int32 @ (DECIMAL(1,1));", put::<Int32Type>(1)), "0.1");
+        assert_eq!(priority("optional int32 @ (DECIMAL(3,3));", put::<Int32Type>(-7)), "-0.007");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,2));", put::<Int64Type>(-1250)), "-12.5");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,0));", put::<Int64Type>(100)), "100");
+        assert_eq!(priority("optional int64 @ (DECIMAL(18,2));", put::<Int64Type>(0)), "0");
+        let fixed = put::<FixedLenByteArrayType>(bytes(-1255, 3));
+        assert_eq!(priority("optional fixed_len_byte_array(3) @ (DECIMAL(5,2));", fixed), "-12.55");
+        let most = i128::pow(10, 38) - 1;
+        let fixed = put::<FixedLenByteArrayType>(bytes(-most, 16));
+        let nines = format!("-9.{}", "9".repeat(37));
+        assert_eq!(priority("optional fixed_len_byte_array(16) @ (DECIMAL(38,37));", fixed), nines);
+        let binary = put::<ByteArrayType>(bytes(200, 2));
+        assert_eq!(priority("optional binary @ (DECIMAL(9,2));", binary), "2");
+        let rating = "optional group videos { optional int32 rating (DECIMAL(2,1)); }";
+        assert_eq!(read_value(Column::Videos, rating, put::<Int32Type>(45)).unwrap(), r#"{"rating":4.5}"#);
+        let wide = "optional binary priority (DECIMAL(39,0));";
+        let nested = format!("optional group videos {{ {wide} }}");
+        for (column, field) in [(Column::Priority, wide), (Column::Videos, nested.as_str())] {
+            let error = read_value(column, field, put::<ByteArrayType>(bytes(1, 16))).unwrap_err();
+            assert!(error.contains("priority") && error.contains("38 digits"), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_in_lists_and_structs_have_a_zone_only_where_the_file_says_so() {
+        let news = |field: &str, value| {
+            let field = format!("optional group news {{ optional {field}; }}");
+            read_value(Column::News, &field, value).unwrap()
+        };
+        let date = |time: &str| format!(r#"{{"publication_date":"{time}"}}"#);
+        let (micros, nanos) = (1_763_800_000_500_000_i64, 1_763_800_000_500_000_000_i64);
+        let name = "int64 publication_date";
+        for (unit, value) in [("MILLIS", micros / 1000), ("MICROS", micros), ("NANOS", nanos)] {
+            let local = news(&format!("{name} (TIMESTAMP({unit},false))"), put::<Int64Type>(value));
+            assert_eq!(local, date("2025-11-22T08:26:40.5"), "{unit}");
+            let utc = news(&format!("{name} (TIMESTAMP({unit},true))"), put::<Int64Type>(value));
+            assert_eq!(utc, date("2025-11-22T08:26:40.5Z"), "{unit}");
+        }
+        assert_eq!(news(&format!("{name} (TIMESTAMP_MILLIS)"), put::<Int64Type>(0)), date("1970-01-01T00:00:00Z"));
+        assert_eq!(news("int32 publication_date (DATE)", put::<Int32Type>(20_414)), date("2025-11-22"));
+        let hour = 3_600_000_000_000_u64;
+        let old = Int96::from(vec![hour as u32, (hour >> 32) as u32, 2_461_002]);
+        assert_eq!(news("int96 publication_date", put::<Int96Type>(old)), date("2025-11-22T01:00:00"));
+        let lists = "optional group videos (LIST) { repeated group list { optional group element {
+            optional group dates (MAP) { repeated group map (MAP_KEY_VALUE) {
+                required int32 key; optional int96 value; } } } } }";
+        let row = [put::<ByteArrayType>("/a"), put::<Int32Type>(1), put::<Int96Type>(old)];
+        let row = read_row(&format!("required binary loc (UTF8); {lists}"), &row).unwrap();
+        assert_eq!(row[Column::Videos as usize], r#"[{"dates":{"1":"2025-11-22T01:00:00"}}]"#);
+    }
+
+    #[test]
+    fn a_struct_that_cannot_be_read_says_where_it_is() {
+        let fixed = || put::<FixedLenByteArrayType>(vec![0; 12]);
+        let interval = "optional group news { optional fixed_len_byte_array(12) length (INTERVAL); }";
+        let error = read_value(Column::News, interval, fixed()).unwrap_err();
+        assert!(
+            error.contains("pages.parquet") && error.contains("news.length") && error.contains("INTERVAL"),
+            "{error}"
+        );
+        for images in [
+            "optional group images (LIST) { optional binary a (UTF8); }",
+            "optional group images (MAP) { repeated binary a (UTF8); }",
+        ] {
+            let error = read_value(Column::Images, images, put::<ByteArrayType>("/a.jpg")).unwrap_err();
+            assert!(error.contains("pages.parquet") && error.contains("images"), "{error}");
+        }
     }
 
     #[test]

@@ -111,10 +111,13 @@ async fn every_extension_is_valid_by_schema_and_only_what_is_used_is_declared() 
     assert!(!build("pages.csv", b"loc\n/a\n", |_| {}).await.shards()[0].contains("xmlns:"));
 }
 
+/// A file that `data/make.py` made.
+fn data(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sitemap/data").join(name)).unwrap()
+}
+
 #[tokio::test]
 async fn files_of_another_parquet_writer_are_read_lists_structs_and_old_times_too() {
-    let data =
-        |name: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sitemap/data").join(name)).unwrap();
     for name in ["int96.parquet", "zoneless.parquet"] {
         let zone = |options: &mut Options| {
             options.policy.lastmod_zone = Some(jiff::tz::TimeZone::get("Asia/Seoul").unwrap());
@@ -137,6 +140,26 @@ async fn files_of_another_parquet_writer_are_read_lists_structs_and_old_times_to
     assert_eq!(urls["/de/a"].matches("<xhtml:link").count(), 2);
     assert!(urls["/en/a"].contains("<news:publication_date>2025-11-21T12:30:00Z</news:publication_date>"));
     assert_eq!(urls["/c"], "");
+}
+
+#[tokio::test]
+async fn times_in_structs_of_another_parquet_writer_get_the_zone_that_is_set_and_no_other() {
+    for name in ["inner_int96.parquet", "inner_nanos.parquet", "inner_micros.parquet"] {
+        let zone = |options: &mut Options| {
+            options.policy.lastmod_zone = Some(jiff::tz::TimeZone::get("Asia/Seoul").unwrap());
+        };
+        let built = build(name, &data(name), zone).await;
+        assert!(built.outcome.report.dropped.is_empty(), "{name}: {}", built.outcome.report);
+        let urls = urls(&built.shards()[0]);
+        let date = "publication_date>2025-11-21T12:30:00+09:00<";
+        assert!(urls["/a"].starts_with("<priority>0.1</priority>"), "{name}: {}", urls["/a"]);
+        assert!(urls["/a"].contains(&format!("<news:{date}")), "{name}: {}", urls["/a"]);
+        assert!(urls["/b"].contains(&format!("<video:{date}")), "{name}: {}", urls["/b"]);
+        assert!(urls["/b"].contains("<video:rating>4.5</video:rating>"), "{name}: {}", urls["/b"]);
+        assert_eq!(urls["/c"], "<priority>1</priority>", "{name}");
+        let without = build(name, &data(name), |_| {}).await;
+        assert_eq!(without.outcome.report.dropped.values().sum::<u64>(), 2, "{name}: a zone is not guessed");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 """
 
 import datetime as dt
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,3 +35,22 @@ nested = pa.table(
     }
 )
 pq.write_table(nested, "nested.parquet", row_group_size=2)
+
+# Times without a zone within structs, old and new, and decimals.
+article = pa.struct([("publication_date", pa.timestamp("ns")), ("title", text), ("name", text), ("language", text)])
+video = pa.struct(
+    [(name, text) for name in ("thumbnail_loc", "title", "description", "content_loc")]
+    + [("publication_date", pa.timestamp("ns")), ("rating", pa.decimal128(2, 1))]
+)
+clip = {"thumbnail_loc": "/t.jpg", "title": "t", "description": "d", "content_loc": "/v.mp4"}
+inner = pa.table(
+    {
+        "loc": ["/a", "/b", "/c"],
+        "priority": pa.array([Decimal("0.1"), None, Decimal("1.0")], pa.decimal128(38, 20)),
+        "news": pa.array([{"publication_date": at, "title": "A", "name": "The Paper", "language": "en"}, None, None], article),
+        "videos": pa.array([None, [clip | {"publication_date": at, "rating": Decimal("4.5")}], []], pa.list_(video)),
+    }
+)
+pq.write_table(inner, "inner_int96.parquet", use_deprecated_int96_timestamps=True)
+pq.write_table(inner, "inner_nanos.parquet")
+pq.write_table(inner, "inner_micros.parquet", coerce_timestamps="us")
