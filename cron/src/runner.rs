@@ -1,16 +1,16 @@
 //! The runner: gives a job one run at a time, a run ID, retries, progress, and a cursor for work that outlasts one
 //! invocation.
 //!
-//! One owner of retries per hop: the schedule delivers the trigger, the runner retries the job, the SDK retries
-//! transport faults only.
+//! One owner of retries per hop: the schedule delivers the trigger, the runner retries the job where that may help, the
+//! SDK retries transport faults only.
 
 use crate::edge::CloudFront;
 use crate::jobs::sitemap_part::Invoked;
-use crate::jobs::{Job, Part};
+use crate::jobs::{Job, Part, WrongArgument, is_final};
 use crate::keys;
 use crate::run::{Progress, RunId, RunRecord, Standing, Trigger};
 use crate::settings::CronSettings;
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use aws_sdk_s3::primitives::ByteStream;
@@ -301,7 +301,8 @@ impl Context<'_> {
             let cursor = self.held.document.state.cursor.clone();
             match job.run(self, cursor).await {
                 Ok(part) => return Ok(part),
-                Err(error) if self.attempt >= ATTEMPTS_MAX || self.time_left() < BACKOFF * 8 => return Err(error),
+                Err(error) if is_final(&error) || self.attempt >= ATTEMPTS_MAX => return Err(error),
+                Err(error) if self.time_left() < BACKOFF * 8 => return Err(error),
                 Err(error) => {
                     tracing::warn!(run = %self.run, attempt = self.attempt, error = format!("{error:#}"), "retrying")
                 }
@@ -360,8 +361,8 @@ impl Context<'_> {
         let settings = &self.cron.settings;
         match &self.args[name] {
             Value::Null => settings.regions.first().map(|hub| hub.region.clone()).context("TIDEMARK_REGIONS is empty"),
-            Value::String(region) => Ok(settings.region(region).map_err(anyhow::Error::msg)?.region.clone()),
-            other => Err(anyhow!("argument {name} must be the name of a region, not {other}")),
+            Value::String(region) => Ok(settings.region(region).map_err(WrongArgument)?.region.clone()),
+            other => Err(WrongArgument(format!("argument {name} must be the name of a region, not {other}")).into()),
         }
     }
 

@@ -8,6 +8,7 @@
 //! from rows that are fetched once. One that fails does not stop the others; the run then fails in the end and says
 //! which.
 
+mod refusal;
 mod surroundings;
 
 pub(crate) use surroundings::state;
@@ -130,6 +131,14 @@ pub enum RefreshError {
         key: String,
         /// What S3 said, and what to do where that is known.
         message: String,
+    },
+    /// An object that the run needs is not there.
+    #[error("reading of s3://{bucket}/{key} failed: it is not there")]
+    Missing {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
     },
     /// The site's name cannot be one.
     #[error("{0:?} is no name of a site: use letters, digits, - and _")]

@@ -11,6 +11,7 @@ pub mod snapshot;
 
 use crate::runner::Context;
 use serde_json::{Value, json};
+use sitemap::SitemapError;
 use std::time::Duration;
 
 /// How a job's part ended.
@@ -20,6 +21,17 @@ pub enum Part {
     Done(Value),
     /// The invocation's time ran out; the next part begins with this cursor.
     Continue(Value),
+}
+
+/// An argument is none that the job can do anything with.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongArgument(pub String);
+
+/// Whether a job that ended with `error`, tried again, would end the same.
+#[must_use]
+pub fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<WrongArgument>() || error.downcast_ref::<SitemapError>().is_some_and(SitemapError::is_final)
 }
 
 /// A job by name.
@@ -107,7 +119,7 @@ impl Job {
     /// Works on the job until it is done or its time is up.
     ///
     /// # Errors
-    /// What stopped it; the runner retries.
+    /// What stopped it; the runner tries again, except where [`is_final`].
     pub async fn run(self, context: &mut Context<'_>, cursor: Option<Value>) -> anyhow::Result<Part> {
         match self {
             Job::Heartbeat => heartbeat::run(context).await,
@@ -138,5 +150,22 @@ impl Job {
                 Ok(Part::Done(sitemap_rollback::run(&around, &context.args, context.run.as_str()).await?))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+    use tidemark_sitemap::refresh::RefreshError;
+
+    #[test]
+    fn what_no_repetition_mends_is_known_also_behind_a_context() {
+        let argument = || WrongArgument("region \"nowhere\" is not one of this deployment".to_owned());
+        let refused = || SitemapError::from(RefreshError::Name("a/b".to_owned()));
+        assert!(is_final(&argument().into()) && is_final(&refused().into()));
+        assert!(is_final(&Err::<(), _>(argument()).context("lane 3").unwrap_err()));
+        let no_room = SitemapError::from(std::io::Error::other("no space left"));
+        assert!(!is_final(&no_room.into()) && !is_final(&anyhow::anyhow!("no answer")));
     }
 }

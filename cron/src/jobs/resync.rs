@@ -7,7 +7,7 @@
 //! The new mark of a lane is the later of the snapshot's end mark and the mark at which it was held: up to the one the
 //! snapshot's values may reach already, up to the other the region had applied.
 
-use super::{Part, snapshot};
+use super::{Part, WrongArgument, snapshot};
 use crate::runner::Context;
 use crate::settings::RegionPlace;
 use anyhow::{Context as _, bail};
@@ -74,17 +74,18 @@ pub async fn run(context: &mut Context<'_>, cursor: Option<Value>) -> anyhow::Re
     })))
 }
 
-fn source(context: &Context<'_>, target: &RegionPlace) -> anyhow::Result<RegionPlace> {
+fn source(context: &Context<'_>, target: &RegionPlace) -> Result<RegionPlace, WrongArgument> {
     let settings = &context.cron.settings;
     let source = match context.args["from"].as_str() {
-        Some(name) => settings.region(name).map_err(anyhow::Error::msg)?,
+        Some(name) => settings.region(name).map_err(WrongArgument)?,
         None => match settings.regions.iter().find(|place| place.region != target.region) {
             Some(place) => place,
-            None => bail!("there is no other region to take {} from", target.region),
+            None => return Err(WrongArgument(format!("there is no other region to take {} from", target.region))),
         },
     };
     if source.region == target.region {
-        bail!("a region cannot be resynced from itself: --from names another one");
+        let said = "a region cannot be resynced from itself: --from names another one";
+        return Err(WrongArgument(said.to_owned()));
     }
     Ok(source.clone())
 }

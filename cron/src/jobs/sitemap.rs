@@ -85,6 +85,18 @@ pub enum SitemapError {
     Refresh(#[from] RefreshError),
 }
 
+impl SitemapError {
+    /// Whether the same run, tried again, would end the same.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Args(_) => true,
+            Self::WorkDir(_) => false,
+            Self::Import(error) => error.is_final(),
+            Self::Refresh(error) => error.is_final(),
+        }
+    }
+}
+
 /// Runs the job as the run `run_id`, within `time_left`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! One part of a sitemap that is built in parts; the sitemap job starts it. Its arguments are the site, the key of the
 //! plan and the number of the part.
 
+use super::WrongArgument;
 use crate::run::{RunId, Trigger};
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
@@ -31,7 +32,7 @@ pub struct Args {
 /// # Errors
 /// Where not even that could be stored.
 pub async fn run(around: &Surroundings, args: &serde_json::Value) -> anyhow::Result<()> {
-    let args = Args::deserialize(args)?;
+    let args = Args::deserialize(args).map_err(|error| WrongArgument(error.to_string()))?;
     let work_dir = tempfile::tempdir()?;
     parts::work(around.reach(), &args.plan, args.part, work_dir.path()).await?;
     Ok(())

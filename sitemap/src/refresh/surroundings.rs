@@ -136,9 +136,10 @@ impl Surroundings {
     pub(crate) async fn read(&self, key: &str) -> Result<Vec<u8>, RefreshError> {
         let answer = self.s3.get_object().bucket(&self.state_bucket).key(key).send().await;
         let object = answer.map_err(|error| {
-            let missing = error.as_service_error().is_some_and(|error| error.is_no_such_key());
-            let message = if missing { "it is not there".to_owned() } else { DisplayErrorContext(&error).to_string() };
-            self.object_error("reading", key, message)
+            if error.as_service_error().is_some_and(|error| error.is_no_such_key()) {
+                return RefreshError::Missing { bucket: self.state_bucket.clone(), key: key.to_owned() };
+            }
+            self.object_error("reading", key, DisplayErrorContext(&error).to_string())
         })?;
         let bytes =
             object.body.collect().await.map_err(|error| self.object_error("reading", key, error.to_string()))?;

@@ -101,6 +101,12 @@ impl Jobs {
         Ok(String::from_utf8(object.body.collect().await?.to_vec())?)
     }
 
+    /// How often the lease of the site's one sitemap was taken: once by every try of a run.
+    async fn tries(&self, site: &str) -> Result<u64> {
+        let state: Value = serde_json::from_str(&self.object(&format!("sitemaps/{site}/state.json")).await?)?;
+        state["token"].as_u64().context("token")
+    }
+
     /// The records of the parts that were invoked for `site`, by run.
     async fn parts_of(&self, site: &str) -> Result<Vec<Value>> {
         let mut records = Vec::new();
@@ -394,5 +400,29 @@ async fn one_job_brings_every_sitemap_of_a_site_up_to_date_and_a_drop_only_where
     assert_eq!(urls(&jobs)?, (ROWS / 2, 20));
     let report = jobs.object("sitemaps/two/report.html").await?;
     assert!(report.contains("ada, half of the shop moved") && report.contains("1500 pages are left of 3000"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_is_tried_again_and_what_is_refused_ends_the_run_at_once() -> Result<()> {
+    let mut jobs = Jobs::start().await?;
+    let base = "https://shop.example";
+    jobs.settings("shop", base, 1, "").await?;
+    jobs.has(&rows(base, ROWS))?;
+    jobs.model.tell(&json!({ "next": { "fail": "no room for the query", "retryable": true } }))?;
+    jobs.done("shop").await?;
+    assert_eq!(jobs.tries("shop").await?, 2);
+
+    jobs.has(&rows(base, ROWS / 10))?;
+    let refused = [
+        (jobs.run("shop").await?, "300 pages are left of 3000"),
+        (jobs.run_with("shop", &["since=2025-01-01"]).await?, "there is no parameter since"),
+        (jobs.run_with("shop", &["plan=none"]).await?, "shop has no plan none"),
+    ];
+    for (record, words) in &refused {
+        let error = record["error"].as_str().unwrap_or_default();
+        assert!(record["standing"] == "failed" && error.contains(words), "{words}: {record}");
+    }
+    assert_eq!(jobs.tries("shop").await?, 2 + refused.len() as u64);
     Ok(())
 }
