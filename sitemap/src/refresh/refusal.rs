@@ -103,11 +103,7 @@ fn of_takeover(error: &TakeoverError) -> bool {
 
 fn of_plan(error: &PlanError) -> bool {
     match error {
-        PlanError::Missing { .. }
-        | PlanError::Corrupt { .. }
-        | PlanError::Void { .. }
-        | PlanError::Imported(_)
-        | PlanError::Parts(_) => true,
+        PlanError::Missing { .. } | PlanError::Corrupt { .. } | PlanError::Void { .. } | PlanError::Imported(_) => true,
         PlanError::NotWhole(_) | PlanError::Compare { .. } => false,
         PlanError::Rows(error) => of_input(error),
     }
