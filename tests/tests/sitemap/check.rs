@@ -9,14 +9,14 @@ use tidemark_sitemap::check::{self, Checked, Options};
 use tidemark_sitemap::web::Web;
 use tidemark_tests::web_server::{Reply, WebServer};
 
-const XML: &str = "application/xml";
-const GZIP: &str = "application/gzip";
+pub(crate) const XML: &str = "application/xml";
+pub(crate) const GZIP: &str = "application/gzip";
 const NAMESPACE: &str = "http://www.sitemaps.org/schemas/sitemap/0.9";
 const INDEX: &str = "/maps/index.xml";
 const SHARD: &str = "/maps/1.xml.gz";
 
 /// What a site answers, by path; `ORIGIN` in headers and bodies that are text becomes its address.
-type Site = BTreeMap<String, Reply>;
+pub(crate) type Site = BTreeMap<String, Reply>;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -24,16 +24,16 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-fn urlset(body: &str) -> String {
+pub(crate) fn urlset(body: &str) -> String {
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"{NAMESPACE}\">\n{body}\n</urlset>\n")
 }
 
-fn index(files: &[&str]) -> String {
+pub(crate) fn index(files: &[&str]) -> String {
     let entry = |file: &&str| format!("<sitemap><loc>ORIGIN{file}</loc><lastmod>2025-11-22</lastmod></sitemap>\n");
     format!("<sitemapindex xmlns=\"{NAMESPACE}\">\n{}</sitemapindex>\n", files.iter().map(entry).collect::<String>())
 }
 
-fn urls(paths: &[&str]) -> String {
+pub(crate) fn urls(paths: &[&str]) -> String {
     paths.iter().map(|path| format!("<url><loc>ORIGIN{path}</loc></url>\n")).collect()
 }
 
@@ -60,7 +60,7 @@ fn good() -> Site {
     site
 }
 
-fn serve(site: Site) -> WebServer {
+pub(crate) fn serve(site: Site) -> WebServer {
     let site = Arc::new(site);
     WebServer::start(move |asked| {
         let origin = format!("http://{}", asked.headers["host"]);

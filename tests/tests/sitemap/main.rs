@@ -4,6 +4,7 @@
 
 mod athena;
 mod check;
+mod command;
 mod edge;
 mod extensions;
 mod import;
