@@ -3,9 +3,11 @@
 //! Nothing is published here: what changed lies in a staging directory until [`crate::publish`] puts it in place. So a
 //! guard can still refuse the outcome, and the order of publishing does not hang on the order of the rows.
 
+mod assembly;
 mod stage;
 mod uncached;
 
+pub(crate) use assembly::Assembly;
 pub use stage::Packing;
 pub(crate) use stage::new_file;
 
@@ -13,18 +15,18 @@ use crate::canonical::HostsError;
 use crate::closure::{self, Circle, Meeting};
 use crate::columns::Columns;
 use crate::cut::{Cutter, Limits};
-use crate::guard::{self, Drop};
+use crate::guard::Drop;
 use crate::keys;
-use crate::manifest::{MANIFEST_VERSION, Manifest, Retired, Shard};
+use crate::manifest::{Manifest, Shard};
 use crate::newest::Newest;
 use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
-use crate::row::{ROW_FORMAT, Row};
+use crate::row::Row;
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
 use stage::Stage;
 use std::cmp;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -393,7 +395,7 @@ impl<'a> Build<'a> {
         if let Some(by_key) = self.by_key.take() {
             by_key.drain(|row| {
                 self.cutter.unplaced().0.extend_from_slice(row);
-                self.cutter.place(&mut self.stage).map(drop)
+                self.cutter.place(&mut self.stage)
             })?;
         }
         self.cutter.finish(&mut self.stage)?;
@@ -463,20 +465,17 @@ impl<'a> Build<'a> {
     }
 
     fn place_waiting(&mut self) -> Result<(), BuildError> {
-        if self.newest.is_none() && self.by_key.is_none() {
-            self.emitted += u64::from(self.cutter.place(&mut self.stage)?);
-            return Ok(());
-        }
         let (rows, start) = self.cutter.unplaced();
         let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
-        let end = start + waiting.as_bytes().len();
         let Some(newest) = &mut self.newest else {
             self.emitted += 1;
-            self.by_key.iter_mut().try_for_each(|by_key| by_key.push(waiting.as_bytes()))?;
+            let Some(by_key) = &mut self.by_key else { return self.cutter.place(&mut self.stage) };
+            let end = start + waiting.as_bytes().len();
+            by_key.push(waiting.as_bytes())?;
             rows.drain(start..end);
             return Ok(());
         };
-        let too_old = newest.take(&waiting);
+        let (end, too_old) = (start + waiting.as_bytes().len(), newest.take(&waiting));
         rows.drain(start..end);
         let rejects = self.stage.staging.with_file_name(keys::REJECTS);
         too_old.iter().try_for_each(|loc| self.gate.too_old(NOT_NEWEST, loc)).map_err(io_error(&rejects))
@@ -518,73 +517,6 @@ impl Sink for Build<'_> {
 
     fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), BuildError> {
         self.gate.refuse(line, problem, value, detail).map_err(|error| self.rejects_error()(error))
-    }
-}
-
-/// What a pass made, or the parts of one, on its way to be a whole.
-pub(crate) struct Assembly<'a> {
-    pub(crate) previous: Manifest,
-    /// The manifest before that, where the sitemap is cut anew.
-    pub(crate) cut_anew: Option<Manifest>,
-    pub(crate) shards: Vec<Shard>,
-    pub(crate) changes: Vec<Change>,
-    pub(crate) strays: &'a [Stray],
-    pub(crate) report: Report,
-    pub(crate) next_number: u64,
-    pub(crate) options: &'a Options,
-}
-
-impl Assembly<'_> {
-    /// Holds the whole against the guards and makes its manifest.
-    pub(crate) fn finish(self) -> Result<Built, BuildError> {
-        let Self { previous, cut_anew, mut shards, options, mut report, .. } = self;
-        // That nothing is new is a state of the world; a list of which nothing could be read is none. An empty sitemap is
-        // not valid, and one that is gone is an error to every crawler, so the last one stays.
-        // Where files are to go that are no shards, it only stays whole while nothing is written.
-        let is_empty = report.emitted == 0 && report.excluded_total() > 0;
-        let is_window = options.policy.select.is_window() && !options.is_part;
-        let stays = is_empty && is_window && previous.outgoing.is_empty();
-        if report.emitted == 0 && !stays {
-            return Err(BuildError::Empty(report.input, Box::new(report)));
-        }
-        let mut kinds = report.kinds.clone();
-        let mut accepted = None;
-        if stays {
-            report.flag(NOTHING_NEW, 1);
-            (shards, kinds) = (previous.shards.clone(), previous.kinds.clone());
-        } else if !options.is_part {
-            accepted = guard::check(options, cut_anew.as_ref().unwrap_or(&previous), &mut report)?;
-        }
-        kinds.retain(|_, rows| *rows > 0);
-        let mut retired = previous.retired.clone();
-        let kept: HashSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();
-        let gone = previous.shards.iter().filter(|shard| !kept.contains(shard.file.as_str()));
-        let strays = self.strays.iter().map(|stray| stray.file.as_str());
-        let strays: Vec<String> = strays.filter(|file| !kept.contains(file)).map(str::to_owned).collect();
-        let known: HashSet<String> = retired.iter().map(|old| old.file.clone()).collect();
-        let going = gone.map(|shard| &shard.file).chain(&previous.outgoing).chain(&strays).cloned();
-        let since_ms = options.changed_ms;
-        retired.extend(going.filter(|file| !known.contains(file)).map(|file| Retired { file, since_ms }));
-        // A name that goes is never given anew: it would stand in the manifest twice.
-        let next_number = strays.iter().map(|file| keys::number_after(file)).fold(self.next_number, u64::max);
-        let manifest = Manifest {
-            version: MANIFEST_VERSION,
-            row_format: ROW_FORMAT,
-            base_url: previous.base_url.clone(),
-            sort_key: previous.sort_key.clone(),
-            compressor: COMPRESSOR.to_owned(),
-            level: options.level,
-            run: options.run.clone(),
-            restores: None,
-            previous: None,
-            next_number,
-            shards,
-            retired,
-            outgoing: Vec::new(),
-            kinds,
-            accepted,
-        };
-        Ok(Built { manifest, previous, cut_anew, changes: self.changes, strays, report })
     }
 }
 

@@ -3,9 +3,9 @@
 //! Search engines take alternates only where every version lists itself and all others (Google's rules for hreflang).
 //! So pages are not believed one by one. Each names a key: its group, or the least address of its list. Statements
 //! meet the page that they are about, sorted by address, and each page settles on one key: most of the statements about
-//! it decide, its own counting as one and deciding a tie. That it is the default for all other languages, as one page often
-//! is for the whole site, decides nothing where anybody names it by a language. The pages of one key, sorted by key, are the versions of one
-//! page, and each gets the same links.
+//! it decide, its own counting as one and deciding a tie. That it is the default for all other languages, as one page
+//! often is for the whole site, decides nothing where anybody names it by a language. The pages of one key, sorted by
+//! key, are the versions of one page, and each gets the same links.
 //!
 //! - A list that lacks its own page or some of the others is completed.
 //! - A page that only others list is a version, where most who list it agree.
@@ -139,10 +139,10 @@ impl Meeting {
             let vote = votes.entry(*key).or_default();
             *vote = (vote.0.max(1), true);
         }
-        let by_default = |hreflang: &Vec<u8>| hreflang == X_DEFAULT.as_bytes();
-        let by_language = self.says.iter().any(|(_, _, hreflang)| !by_default(hreflang));
+        let is_default = |hreflang: &[u8]| hreflang == X_DEFAULT.as_bytes();
+        let by_language = self.says.iter().any(|(_, _, hreflang)| !is_default(hreflang));
         for (key, itself, hreflang) in &self.says {
-            if !(*itself || by_language && by_default(hreflang)) {
+            if !(*itself || by_language && is_default(hreflang)) {
                 votes.entry(*key).or_default().0 += 1;
             }
         }

@@ -146,9 +146,9 @@ impl Cutter {
         (&mut self.rows, self.placed)
     }
 
-    /// Places the first row that is not placed yet, which sorts after every one before it; false where there is none.
-    pub(crate) fn place<T: Take>(&mut self, sink: &mut T) -> Result<bool, T::Error> {
-        let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(false) };
+    /// Places the first row that is not placed yet, if there is one; it sorts after every one before it.
+    pub(crate) fn place<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
+        let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
         let is_next = |next: &Shard| row.key() >= next.lower.as_bytes();
         let (row_bytes, mut with) = (row.as_bytes().len(), self.size);
         with.add(&row);
@@ -161,7 +161,7 @@ impl Cutter {
         if self.placed - self.hashed > HASHED_BYTES {
             self.hash_to(self.placed);
         }
-        Ok(true)
+        Ok(())
     }
 
     fn hash_to(&mut self, end: usize) {

@@ -224,19 +224,7 @@ pub async fn find(
 ) -> Result<Found, InputError> {
     match source {
         Source::Objects { bucket, prefix } => {
-            let name = |object: &Object| object.key.rsplit('/').next().unwrap_or_default().to_owned();
-            let mut objects = listed(reach.s3, bucket, prefix).await?;
-            // What engines such as Spark leave beside their rows.
-            objects.retain(|object| !name(object).starts_with(['_', '.']));
-            // What UNLOAD writes has no ending.
-            let is_unknown = |object: &&Object| name(object).contains('.') && !source::is_page_list(&name(object));
-            if let Some(Object { key, .. }) = objects.iter().find(is_unknown) {
-                return Err(object_error("reading", bucket, key, source::UNKNOWN_FORMAT.to_owned()));
-            }
-            if objects.is_empty() {
-                let message = "there is no object of that name: no page list is no empty sitemap".to_owned();
-                return Err(object_error("listing", bucket, prefix, message));
-            }
+            let objects = page_lists(reach.s3, bucket, prefix).await?;
             Ok(Found { files: Some(objects), query_id: None, scanned_bytes: None })
         }
         Source::Query(query) if query.fetch == Fetch::Select => select(reach, attempt, query, statement).await,
@@ -249,6 +237,26 @@ pub async fn find(
                 found => found,
             }
         }
+    }
+}
+
+/// The page lists at `prefix`, without what engines such as Spark leave beside their rows.
+async fn page_lists(s3: &Client, bucket: &str, prefix: &str) -> Result<Vec<Object>, InputError> {
+    let name = |object: &Object| object.key.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut objects = listed(s3, bucket, prefix).await?;
+    objects.retain(|object| !name(object).starts_with(['_', '.']));
+    if objects.is_empty() {
+        let message = "there is no object of that name: no page list is no empty sitemap".to_owned();
+        return Err(object_error("listing", bucket, prefix, message));
+    }
+    // What UNLOAD writes has no ending.
+    let is_unknown = |object: &&Object| name(object).contains('.') && !source::is_page_list(&name(object));
+    match objects.iter().find(is_unknown) {
+        Some(Object { key, .. }) => {
+            let message = format!("its name tells no format: {}", source::NAME_IT);
+            Err(object_error("reading", bucket, key, message))
+        }
+        None => Ok(objects),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every file name and object key of a sitemap, in one place.
 
+use crate::source;
+
 /// The index, beside its shards.
 pub const INDEX: &str = "sitemap-index.xml";
 /// Where a local sitemap keeps its state, inside its directory.
@@ -217,10 +219,8 @@ pub fn part_files(folder: &str, part: usize) -> String {
 /// such end and is Parquet.
 #[must_use]
 pub fn input_file(at: usize, key: &str) -> String {
-    let name = key.rsplit('/').next().unwrap_or_default();
-    let known = [".csv", ".tsv", ".ndjson", ".jsonl", ".gz", ".zst", ".parquet"];
-    let name = name.to_ascii_lowercase();
-    match known.iter().any(|end| name.ends_with(end)) && !key.starts_with("athena/") {
+    let name = key.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    match source::is_page_list(&name) && !key.starts_with("athena/") {
         true => format!("{at:05}-{}", safe(&name)),
         false => format!("{at:05}.parquet"),
     }

@@ -25,10 +25,7 @@ pub(crate) fn set_apart(
     (packing, since_ms): (Packing, i64),
     (dir, work_dir): (&Path, &Path),
 ) -> Result<(), DifferenceError<io::Error>> {
-    let known: HashSet<&str> = built.previous.shards.iter().map(|shard| shard.file.as_str()).collect();
-    let staying = |file: &&str| known.contains(file);
-    let files: Vec<String> =
-        built.changes.iter().map(|change| change.file.as_str()).filter(staying).map(str::to_owned).collect();
+    let files = staying(built);
     if files.len() < 2 {
         return Ok(());
     }
@@ -65,7 +62,7 @@ pub(crate) async fn set_apart_public(
     pass: &Pass<'_>,
     mut built: Built,
 ) -> Result<Built, DifferenceError<io::Error>> {
-    if built.cut_anew.is_some() {
+    if staying(&built).len() < 2 {
         return Ok(built);
     }
     let (work_dir, options) = (pass.attempt.work_dir, pass.options);
@@ -74,6 +71,13 @@ pub(crate) async fn set_apart_public(
     copy_changed(s3, &pass.site.target, &built, &public).await.map_err(DifferenceError::Other)?;
     set_apart(&mut built, pass.strays, (options.packing, options.changed_ms), (&public, work_dir))?;
     Ok(built)
+}
+
+/// The files that stay and change: a page moves from one of them to another, or not at all.
+fn staying(built: &Built) -> Vec<String> {
+    let known: HashSet<&str> = built.previous.shards.iter().map(|shard| shard.file.as_str()).collect();
+    let files = built.changes.iter().map(|change| change.file.as_str());
+    files.filter(|file| known.contains(file)).map(str::to_owned).collect()
 }
 
 /// Those of `files`, which all stay, into which a page comes that is in another of them now.

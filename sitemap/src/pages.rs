@@ -263,7 +263,7 @@ impl Gate {
             self.ledger.note(Outcome::Flagged, reason, page.line, loc, "")?;
         }
         if !more && !self.policy.select.news {
-            self.extensions.versions.clear();
+            self.extensions.clear();
             row::finish(out, (start, loc_start..loc_end), entities, Changefreq::default(), b"");
             return Ok(true);
         }

@@ -235,8 +235,8 @@ impl Parts<'_> {
         }
     }
 
-    /// Has Athena write the rows under `target`, in a partition for each key range. Also gives where those begin, the first
-    /// left out.
+    /// Has Athena write the rows under `target`, in a partition for each key range. Also gives where those begin, the
+    /// first left out.
     ///
     /// # Errors
     /// A [`PartsError`].

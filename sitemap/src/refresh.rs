@@ -506,7 +506,7 @@ impl Surroundings {
         self.build(pass, supply, (salt, known)).await
     }
 
-    /// The same by several invocations.
+    /// The pass by several invocations.
     pub(crate) fn in_parts<'a>(&'a self, pass: &'a Pass<'_>) -> Result<Parts<'a>, RefreshError> {
         let no_parts = |problem| {
             let (site, parts) = (pass.attempt.site.to_owned(), pass.site.scale.parts);

@@ -9,6 +9,7 @@ mod ndjson;
 mod nested;
 mod parquet;
 mod spool;
+mod value;
 
 use crate::columns::Columns;
 use crate::pages::RawPage;
@@ -50,6 +51,10 @@ pub trait Sink {
     fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), Self::Stop>;
 }
 
+/// How a page list has to be called.
+pub(crate) const NAME_IT: &str =
+    "name it .csv, .tsv, .ndjson or .jsonl (with .gz or .zst after it where compressed), or .parquet";
+
 /// Why a page list could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError<S> {
@@ -62,10 +67,7 @@ pub enum SourceError<S> {
         source: io::Error,
     },
     /// Its name tells no known format.
-    #[error(
-        "cannot tell the format of {path} from its name: name it .csv, .tsv, .ndjson or .jsonl (with .gz or .zst \
-         after it where compressed), or .parquet"
-    )]
+    #[error("cannot tell the format of {path} from its name: {NAME_IT}")]
     Format {
         /// The file.
         path: PathBuf,
@@ -277,10 +279,6 @@ impl Read for Hashed {
         Ok(count)
     }
 }
-
-/// What to say where an object's name tells no format.
-pub(crate) const UNKNOWN_FORMAT: &str = "its name tells no format: name it .csv, .tsv, .ndjson or .jsonl (with .gz or .zst \
-                                         after it where compressed), or .parquet";
 
 /// Whether a file called `name` is a page list.
 pub(crate) fn is_page_list(name: &str) -> bool {

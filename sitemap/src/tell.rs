@@ -15,6 +15,7 @@ use tidemark_runtime::clock::Clock;
 
 /// Why the first run after an import tells nothing.
 const IMPORTED: &str = "the files before were another tool's, so which pages this run changed is not known";
+
 /// What became of the changes of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Told {

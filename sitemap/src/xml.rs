@@ -2,6 +2,7 @@
 
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
+use std::convert::Infallible;
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
@@ -12,7 +13,7 @@ pub const NEWS_MAX: u32 = 1_000;
 /// Shards an index may name (sitemaps.org).
 pub const SHARDS_MAX: usize = 50_000;
 /// A part of a shard's XML that stays in the processor's cache until it is hashed and written, in bytes.
-const PART_BYTES: usize = 64 << 10;
+pub(crate) const PART_BYTES: usize = 64 << 10;
 
 const SHARD_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\"";
@@ -59,47 +60,37 @@ const FRAME_BYTES: [u64; Namespaces::SETS] = {
 
 /// Writes the shard of `rows` (canonical rows, end to end, that use `spaces`) to `out`, cleared first.
 pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
-    out.clear();
-    begin(spaces, out);
-    let mut rest = rows;
-    while let Some(row) = Row::first(rest) {
-        row.write_xml(out);
-        rest = &rest[row.as_bytes().len()..];
-    }
-    out.extend_from_slice(SHARD_TAIL);
+    // All of it is one part, which stays in `out`.
+    let Ok(()) = write_parts(rows, spaces, (out, usize::MAX), |_| Ok::<(), Infallible>(()));
 }
 
-/// The same in parts that come to [`PART_BYTES`] or little more, each given to `write`; `part` is the room for one.
+/// The same in parts of `part_bytes` or little more, each given to `write`; `part` is the room for one.
 ///
 /// # Errors
 /// Those of `write`.
 pub(crate) fn write_parts<E>(
     rows: &[u8],
     spaces: Namespaces,
-    part: &mut Vec<u8>,
+    (part, part_bytes): (&mut Vec<u8>, usize),
     mut write: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     part.clear();
-    begin(spaces, part);
+    part.extend_from_slice(SHARD_HEAD);
+    for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
+        part.extend_from_slice(declaration);
+    }
+    part.extend_from_slice(SHARD_HEAD_END);
     let mut rest = rows;
     while let Some(row) = Row::first(rest) {
         row.write_xml(part);
         rest = &rest[row.as_bytes().len()..];
-        if part.len() >= PART_BYTES {
+        if part.len() >= part_bytes {
             write(part)?;
             part.clear();
         }
     }
     part.extend_from_slice(SHARD_TAIL);
     write(part)
-}
-
-fn begin(spaces: Namespaces, out: &mut Vec<u8>) {
-    out.extend_from_slice(SHARD_HEAD);
-    for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
-        out.extend_from_slice(declaration);
-    }
-    out.extend_from_slice(SHARD_HEAD_END);
 }
 
 /// A line of an index.

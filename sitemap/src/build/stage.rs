@@ -7,7 +7,7 @@ use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::report::Report;
 use crate::row::ROW_FORMAT;
-use crate::xml;
+use crate::xml::{self, PART_BYTES};
 use libdeflater::{CompressionLvl, Compressor};
 use std::fs;
 use std::io;
@@ -113,7 +113,7 @@ impl<'a> Stage<'a> {
             hash.write(part);
             file.write(part)
         };
-        xml::write_parts(piece.rows, piece.spaces, &mut self.xml, &mut write)?;
+        xml::write_parts(piece.rows, piece.spaces, (&mut self.xml, PART_BYTES), &mut write)?;
         let bytes = file.finish()?;
         assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
         Ok((bytes, hex(hash.finish_128())))

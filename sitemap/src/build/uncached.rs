@@ -5,15 +5,15 @@
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// What addresses and lengths of such a write are multiples of, in bytes: the page size, which is enough for any disk
 /// (open(2), `O_DIRECT`).
 const ALIGNMENT: usize = 4096;
 /// How much is written at a time, in bytes.
-const PART_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 1 << 20;
 
 #[cfg(target_os = "linux")]
 const UNCACHED: OFlags = OFlags::DIRECT;
@@ -29,7 +29,7 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new() -> Self {
-        let bytes = vec![0; PART_BYTES + ALIGNMENT];
+        let bytes = vec![0; WRITE_BYTES + ALIGNMENT];
         let start = bytes.as_ptr().align_offset(ALIGNMENT);
         Self { bytes, start }
     }
@@ -44,7 +44,7 @@ impl Room {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlags::empty()),
             opened => opened,
         }?;
-        Ok(Uncached { file, part: &mut self.bytes[self.start..][..PART_BYTES], filled: 0, bytes: 0 })
+        Ok(Uncached { file, part: &mut self.bytes[self.start..][..WRITE_BYTES], filled: 0, written: 0 })
     }
 }
 
@@ -53,18 +53,17 @@ pub(super) struct Uncached<'a> {
     file: File,
     part: &'a mut [u8],
     filled: usize,
-    /// What was given so far.
-    bytes: u64,
+    /// How much of the file is written.
+    written: u64,
 }
 
 impl Uncached<'_> {
     pub(super) fn write(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        self.bytes += rest.len() as u64;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(PART_BYTES - self.filled));
+            let (now, later) = rest.split_at(rest.len().min(WRITE_BYTES - self.filled));
             self.part[self.filled..][..now.len()].copy_from_slice(now);
             (self.filled, rest) = (self.filled + now.len(), later);
-            if self.filled == PART_BYTES {
+            if self.filled == WRITE_BYTES {
                 self.flush()?;
             }
         }
@@ -73,25 +72,29 @@ impl Uncached<'_> {
 
     /// Writes what is left, and gives the file's size.
     pub(super) fn finish(mut self) -> io::Result<u64> {
+        let bytes = self.written + self.filled as u64;
         let padded = self.filled.next_multiple_of(ALIGNMENT);
         self.part[self.filled..padded].fill(0);
         self.filled = padded;
         self.flush()?;
-        self.file.set_len(self.bytes)?;
-        Ok(self.bytes)
+        self.file.set_len(bytes)?;
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let part = &self.part[..self.filled];
-        self.filled = 0;
-        match self.file.write_all(part) {
+        // By its place in the file, so that a try that got half way does no harm.
+        let write = || self.file.write_all_at(part, self.written);
+        match write() {
             // This file system wants other multiples.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 fcntl_setfl(&self.file, fcntl_getfl(&self.file)? - UNCACHED)?;
-                self.file.write_all(part)
+                write()
             }
-            written => written,
-        }
+            outcome => outcome,
+        }?;
+        (self.written, self.filled) = (self.written + self.filled as u64, 0);
+        Ok(())
     }
 }
 
@@ -105,7 +108,7 @@ mod tests {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join("file");
         let mut room = Room::new();
-        for size in [2 * PART_BYTES + 5, PART_BYTES, ALIGNMENT, ALIGNMENT + 1, 700, 1, 0] {
+        for size in [2 * WRITE_BYTES + 5, WRITE_BYTES, ALIGNMENT, ALIGNMENT + 1, 700, 1, 0] {
             let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
             for step in [size.max(1), 1000, 70_000] {
                 let mut file = room.create(&path).unwrap();

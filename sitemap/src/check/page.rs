@@ -69,8 +69,8 @@ fn unpack(packed: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `noindex` or `none` among the rules; those for one crawler alone (`otherbot: noindex`) count too. What stands behind a rule
-/// that has a value (`max-image-preview:none`) is no rule.
+/// `noindex` or `none` among the rules; those for one crawler alone (`otherbot: noindex`) count too. What stands behind
+/// a rule that has a value (`max-image-preview:none`) is no rule.
 fn says_noindex(rules: &str) -> bool {
     rules.to_ascii_lowercase().split(',').any(|rule| {
         let rule = match rule.split_once(':') {

@@ -319,7 +319,12 @@ impl Place for Directory {
 
     async fn put_index(&self, file: &str, bytes: &[u8]) -> Result<(), PlaceError> {
         let path = self.root.join(file);
-        write_whole(&self.state.join("index.new"), &path, bytes).map_err(|error| place_error("writing", &path, &error))
+        // The names of shards are on the disk before the index that names them, too.
+        let put = || {
+            sync_directory(&self.root)?;
+            write_whole(&self.state.join("index.new"), &path, bytes)
+        };
+        put().map_err(|error| place_error("writing", &path, &error))
     }
 
     async fn indexes(&self) -> Result<Vec<(u32, Vec<u8>)>, PlaceError> {
@@ -394,16 +399,18 @@ fn stamp(path: &Path) -> io::Result<(String, u64)> {
     Ok((format!("{}-{}", metadata.len(), modified.as_nanos()), metadata.len()))
 }
 
-/// Writes the file at `path` whole or not at all. It and what was renamed before it in its directory is then on the disk.
+/// Writes the file at `path` whole or not at all; it is then on the disk.
 fn write_whole(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(temporary)?;
     file.write_all(bytes)?;
     file.sync_data()?;
-    let directory = path.parent().map(File::open).transpose()?;
-    let sync = || directory.as_ref().map_or(Ok(()), File::sync_all);
-    sync()?;
     fs::rename(temporary, path)?;
-    sync()
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Has the names in `directory` reach the disk.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn place_error(operation: &'static str, path: &Path, error: &io::Error) -> PlaceError {

@@ -51,8 +51,8 @@ impl<'de> Visitor<'de> for Pick<'_> {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What a value means as a field of `column`: text as it is, and all else as JSON, where the column is JSON or where what makes
-/// no sense costs the field alone and not the page.
+/// What a value means as a field of `column`: text as it is, and all else as JSON, where the column is JSON or where what
+/// makes no sense costs the field alone and not the page.
 fn field<'a>(column: usize, value: &'a RawValue) -> Result<Cow<'a, str>, String> {
     let json = value.get();
     let is_one_of = |columns: &[Column]| columns.iter().any(|one| *one as usize == column);
@@ -115,19 +115,18 @@ fn give<T: Sink>(columns: &Columns, object: &[u8], line: u64, sink: &mut T) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::tests::Kept;
 
     #[test]
     fn what_makes_no_sense_costs_the_field_and_a_loc_that_is_none_the_page() {
-        let mut kept = crate::source::tests::Kept::default();
         let text = "{\"loc\":\"/a\",\"lastmod\":1763800000}\n{\"loc\":\"/b\",\"changefreq\":[1],\"priority\":{}}\n{\"loc\":7}\n";
-        read(Path::new("pages.ndjson"), &mut text.as_bytes(), &mut kept).unwrap();
+        let kept = parse(text.as_bytes());
         let fields = |page: usize, column: Column| kept.pages[page].1[column as usize].clone();
         assert_eq!(kept.pages.len(), 2);
         assert_eq!((fields(0, Column::Loc), fields(0, Column::Lastmod)), ("/a".to_owned(), "1763800000".to_owned()));
         assert_eq!((fields(1, Column::Changefreq), fields(1, Column::Priority)), ("[1]".to_owned(), "{}".to_owned()));
         assert!(kept.refused.len() == 1 && kept.refused[0].0 == 3, "{:?}", kept.refused);
     }
-    use crate::source::tests::Kept;
 
     fn parse(text: &[u8]) -> Kept {
         parse_with(text, Kept::default())

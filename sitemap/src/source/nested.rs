@@ -1,7 +1,7 @@
 //! Lists and structs of a Parquet file, as the JSON text that the columns `alternates`, `images`, `videos` and `news`
 //! have in every other format. Read a row at a time beside the flat columns.
 
-use super::parquet::{Meaning, check_decimal, meaning, write_decimal, write_number};
+use super::value::{Meaning, check_decimal, meaning, write_decimal, write_number};
 use parquet::basic::{ConvertedType, Repetition};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::RowGroupReader;

@@ -69,9 +69,13 @@ impl Jobs {
     /// The same with further arguments.
     async fn run_with(&self, site: &str, arguments: &[&str]) -> Result<Value> {
         let site = format!("site={site}");
-        let mut command = self.deployment.tidemark()?;
-        command.args(["jobs", "run", "sitemap", "--json", "--arg", &site]);
-        let output = command.args(arguments.iter().flat_map(|argument| ["--arg", argument])).output().await?;
+        let more = arguments.iter().flat_map(|argument| ["--arg", argument]);
+        self.tidemark(&["jobs", "run", "sitemap", "--arg", &site].into_iter().chain(more).collect::<Vec<_>>()).await
+    }
+
+    /// What the command says of the run that it starts and follows.
+    async fn tidemark(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.deployment.tidemark()?.args(arguments).arg("--json").output().await?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             let said = String::from_utf8_lossy(&output.stderr);
             format!("{said}\n{}", self.deployment.cloud().log_tail())
@@ -424,5 +428,15 @@ async fn a_fault_is_tried_again_and_what_is_refused_ends_the_run_at_once() -> Re
         assert!(record["standing"] == "failed" && error.contains(words), "{words}: {record}");
     }
     assert_eq!(jobs.tries("shop").await?, 2 + refused.len() as u64);
+
+    // A plan tells of the refusal, and who knows better says so.
+    let planned = jobs.tidemark(&["sitemap", "plan", "shop"]).await?;
+    let (plan, told) = (planned["summary"]["plan"].as_str().context("plan")?, &planned["summary"]["refused"]);
+    assert!(told.as_str().is_some_and(|told| told.contains("--accept-drop")), "{planned}");
+    let by_plan = ["sitemap", "run", "shop", "--plan", plan];
+    assert_eq!(jobs.tidemark(&by_plan).await?["standing"], "failed");
+    let accepted = jobs.tidemark(&[&by_plan[..], &["--accept-drop", "ada, half moved"]].concat()).await?;
+    let done = &accepted["summary"]["sitemaps"][0];
+    assert_eq!((&done["urls"], &done["accepted"]["by"]), (&json!(ROWS / 10), &json!("ada, half moved")), "{accepted}");
     Ok(())
 }

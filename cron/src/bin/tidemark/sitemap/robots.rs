@@ -22,8 +22,8 @@ pub(crate) struct RobotsArgs {
     #[arg(required_unless_present = "site", value_name = "URL")]
     index: Vec<String>,
     /// Settings of a site (TOML, see `sitemap init`): the index of each of its sitemaps, since none may name another. A
-    /// sitemap of many shards has several: say by --out or --state-bucket where that is known. Baidu reads no index: where
-    /// the settings name it, every file is named too
+    /// sitemap of many shards has several: say by --out or --state-bucket where that is known. Baidu reads no index:
+    /// where the settings name it, every file is named too
     #[arg(long, value_name = "FILE", conflicts_with = "index")]
     site: Option<PathBuf>,
     /// Directory of the sitemap that `sitemap build --site` made: all of its indexes
@@ -70,8 +70,8 @@ pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The addresses of the indexes of every sitemap of the site whose settings are at `path`; of all files besides, where a search
-/// engine of the settings reads no index.
+/// The addresses of the indexes of every sitemap of the site whose settings are at `path`; of all files besides, where a
+/// search engine of the settings reads no index.
 async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut indexes = Vec::new();
