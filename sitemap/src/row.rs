@@ -111,14 +111,11 @@ pub fn finish(
     debug_assert!(loc.len() <= crate::loc::LOC_CHARS_MAX && lastmod_len <= lastmod::LASTMOD_BYTES_MAX);
     let (loc_len, entities) = (loc.len(), if entities { entity_bytes(loc) } else { 0 });
     out.extend_from_slice(priority);
-    let short = |number: usize| u64::from(u16::try_from(number).unwrap_or(u16::MAX));
+    let [l0, l1] = u16::try_from(loc_len).unwrap_or(u16::MAX).to_le_bytes();
+    let [e0, e1] = u16::try_from(entities).unwrap_or(u16::MAX).to_le_bytes();
     let byte = |len: usize| u8::try_from(len).unwrap_or(u8::MAX);
-    let [lastmod_len, changefreq, priority_len] =
-        [byte(lastmod_len), changefreq.0, byte(priority.len())].map(u64::from);
-    let first = short(loc_len) | short(entities) << 16 | lastmod_len << 32 | changefreq << 40 | priority_len << 48;
-    // Written as it is read, in two pieces: the processor hands on a store to a load of the same bytes at once.
-    out[start..start + 8].copy_from_slice(&first.to_le_bytes());
-    out[start + 7..start + HEADER_BYTES].copy_from_slice(&(u32::from(byte(key_len)) << 24).to_le_bytes());
+    let header = [l0, l1, e0, e1, byte(lastmod_len), changefreq.0, byte(priority.len()), 0, 0, 0, byte(key_len)];
+    out[start..start + HEADER_BYTES].copy_from_slice(&header);
 }
 
 /// Gives the row at `start`, the last in `out`, which [`finish`] completed and which has no extensions, the extensions
@@ -186,12 +183,11 @@ impl<'a> Row<'a> {
     /// The row at the front of `bytes`, or `None` where they are cut short.
     #[must_use]
     pub fn first(bytes: &'a [u8]) -> Option<Self> {
-        let &[l0, l1, e0, e1, lastmod_len, f, priority_len, x0, x1, x2, key_len, ..] = bytes else { return None };
-        let first = u64::from_le_bytes([l0, l1, e0, e1, lastmod_len, f, priority_len, x0]);
-        let second = u32::from_le_bytes([x0, x1, x2, key_len]);
-        let (loc_len, entities) = (first as usize & 0xffff, (first >> 16) as usize & 0xffff);
-        let (lastmod_len, priority_len) = ((first >> 32) as usize & 0xff, (first >> 48) as usize & 0xff);
-        let (extra_len, key_len) = (second as usize & 0xff_ffff, (second >> 24) as usize);
+        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, x0, x1, x2, key_len, ..] = bytes else { return None };
+        let loc_len = usize::from(u16::from_le_bytes([l0, l1]));
+        let entities = usize::from(u16::from_le_bytes([e0, e1]));
+        let (lastmod_len, priority_len) = (usize::from(lastmod_len), usize::from(priority_len));
+        let (extra_len, key_len) = (u32::from_le_bytes([x0, x1, x2, 0]) as usize, usize::from(key_len));
         let bytes = bytes.get(..HEADER_BYTES + key_len + loc_len + lastmod_len + priority_len + extra_len)?;
         Some(Self { bytes, key_len, loc_len, entities, lastmod_len, priority_len, extra_len })
     }
