@@ -15,8 +15,9 @@ use twox_hash::XxHash3_128;
 
 /// A shard with less than one part in this many of the target is nearly empty.
 const NEARLY_EMPTY_PART: u32 = 20;
-/// Rows are hashed when they have come to so many bytes: while they are still in the processor's cache.
-const HASHED_BYTES: usize = 64 << 10;
+/// Rows are hashed, and go ahead of their piece where they may, when they have come to so many bytes: while they are still
+/// in the processor's cache.
+const RUN_BYTES: usize = 64 << 10;
 
 /// How big shards and indexes may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +70,11 @@ pub(crate) struct Piece<'a> {
     pub(crate) lower: &'a [u8],
     /// Its last key.
     pub(crate) last: &'a [u8],
-    /// Its canonical rows, end to end.
+    /// Its canonical rows, end to end, without those that went ahead of it.
     pub(crate) rows: &'a [u8],
-    /// XXH3-128 of them.
+    /// XXH3-128 of all its rows.
     pub(crate) rows_hash: u128,
-    /// How many they are.
+    /// How many all are.
     pub(crate) urls: u32,
     /// How big its XML will be, in bytes.
     pub(crate) xml_bytes: u64,
@@ -85,6 +86,10 @@ pub(crate) struct Piece<'a> {
 pub(crate) trait Take {
     type Error;
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), Self::Error>;
+
+    /// Takes the next rows of a piece that is still growing and that continues no old shard, so that its file is to be made
+    /// whatever else it will hold.
+    fn ahead(&mut self, rows: &[u8]);
 }
 
 /// What some rows come to.
@@ -158,10 +163,24 @@ impl Cutter {
             self.size.add(&row);
         }
         (self.last_start, self.placed) = (self.placed, self.placed + row_bytes);
-        if self.placed - self.hashed > HASHED_BYTES {
-            self.hash_to(self.placed);
+        if self.placed - self.hashed > RUN_BYTES {
+            self.end_run(sink);
         }
         Ok(())
+    }
+
+    /// Hashes the rows up to the last one that is placed, and lets them go where their piece can neither be split any more
+    /// nor be equal to an old shard.
+    fn end_run<T: Take>(&mut self, sink: &mut T) {
+        let end = self.last_start;
+        self.hash_to(end);
+        let is_new = self.heir.is_none()
+            && Row::first(&self.rows[end..]).is_some_and(|last| self.at_right_edge(last.key()));
+        if is_new {
+            sink.ahead(&self.rows[..end]);
+            self.rows.drain(..end);
+            (self.placed, self.last_start, self.hashed) = (self.placed - end, 0, 0);
+        }
     }
 
     fn hash_to(&mut self, end: usize) {
@@ -302,6 +321,7 @@ impl Cutter {
 mod tests {
     use super::*;
     use crate::row::tests::row;
+    use crate::xml::Draft;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -311,10 +331,15 @@ mod tests {
         rows: Vec<Vec<String>>,
         number: usize,
         old: Vec<Shard>,
+        ahead: Vec<u8>,
     }
 
     impl Take for Shelf {
         type Error = ();
+
+        fn ahead(&mut self, rows: &[u8]) {
+            self.ahead.extend_from_slice(rows);
+        }
 
         fn take(&mut self, piece: &Piece<'_>) -> Result<(), ()> {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -325,16 +350,19 @@ mod tests {
                 },
                 |old| self.old[old].file.clone(),
             );
-            let (mut locs, mut rest) = (Vec::new(), piece.rows);
+            let mut rows = std::mem::take(&mut self.ahead);
+            assert!(rows.is_empty() || piece.old.is_none());
+            rows.extend_from_slice(piece.rows);
+            let (mut locs, mut rest) = (Vec::new(), rows.as_slice());
             while let Some(row) = Row::first(rest) {
                 locs.push(text(row.loc()));
                 rest = &rest[row.as_bytes().len()..];
             }
             assert_eq!((locs.len(), locs.last().unwrap().as_str()), (piece.urls as usize, text(piece.last).as_str()));
-            let mut xml = Vec::new();
-            crate::xml::write_shard(piece.rows, piece.spaces, &mut xml);
-            assert_eq!(xml.len() as u64, piece.xml_bytes);
-            assert_eq!(piece.rows_hash, XxHash3_128::oneshot(piece.rows));
+            let mut draft = Draft::new();
+            draft.append(&rows);
+            assert_eq!(draft.finish(piece.spaces).len() as u64, piece.xml_bytes);
+            assert_eq!(piece.rows_hash, XxHash3_128::oneshot(&rows));
             self.shards.push(Shard {
                 file,
                 lower: text(piece.lower),

@@ -2,7 +2,6 @@
 
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row, write_entities};
-use std::convert::Infallible;
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
@@ -12,8 +11,6 @@ pub const BYTES_MAX: u64 = 52_428_800;
 pub const NEWS_MAX: u32 = 1_000;
 /// Shards an index may name (sitemaps.org).
 pub const SHARDS_MAX: usize = 50_000;
-/// A part of a shard's XML that stays in the processor's cache until it is hashed and written, in bytes.
-pub(crate) const PART_BYTES: usize = 64 << 10;
 
 const SHARD_HEAD: &[u8] =
     b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\"";
@@ -58,39 +55,42 @@ const FRAME_BYTES: [u64; Namespaces::SETS] = {
     sizes
 };
 
-/// Writes the shard of `rows` (canonical rows, end to end, that use `spaces`) to `out`, cleared first.
-pub fn write_shard(rows: &[u8], spaces: Namespaces, out: &mut Vec<u8>) {
-    // All of it is one part, which stays in `out`.
-    let Ok(()) = write_parts(rows, spaces, (out, usize::MAX), |_| Ok::<(), Infallible>(()));
+/// The longest head, in bytes: one that declares every namespace.
+const HEAD_BYTES_MAX: usize = FRAME_BYTES[Namespaces::SETS - 1] as usize - SHARD_TAIL.len();
+
+/// The XML of a shard under way. Its head declares what its rows use, and so is made last, in room that is kept for it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    bytes: Vec<u8>,
 }
 
-/// The same in parts of `part_bytes` or little more, each given to `write`; `part` is the room for one.
-///
-/// # Errors
-/// Those of `write`.
-pub(crate) fn write_parts<E>(
-    rows: &[u8],
-    spaces: Namespaces,
-    (part, part_bytes): (&mut Vec<u8>, usize),
-    mut write: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    part.clear();
-    part.extend_from_slice(SHARD_HEAD);
-    for (_, declaration) in DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)) {
-        part.extend_from_slice(declaration);
+impl Draft {
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; HEAD_BYTES_MAX] }
     }
-    part.extend_from_slice(SHARD_HEAD_END);
-    let mut rest = rows;
-    while let Some(row) = Row::first(rest) {
-        row.write_xml(part);
-        rest = &rest[row.as_bytes().len()..];
-        if part.len() >= part_bytes {
-            write(part)?;
-            part.clear();
+
+    /// Appends `rows`, canonical rows end to end.
+    pub(crate) fn append(&mut self, mut rows: &[u8]) {
+        while let Some(row) = Row::first(rows) {
+            row.write_xml(&mut self.bytes);
+            rows = &rows[row.as_bytes().len()..];
         }
     }
-    part.extend_from_slice(SHARD_TAIL);
-    write(part)
+
+    /// The whole shard, whose rows use `spaces`.
+    pub(crate) fn finish(&mut self, spaces: Namespaces) -> &[u8] {
+        let declared = DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)).map(|(_, declaration)| *declaration);
+        let head = [SHARD_HEAD].into_iter().chain(declared).chain([SHARD_HEAD_END]).collect::<Vec<_>>().concat();
+        let start = HEAD_BYTES_MAX - head.len();
+        self.bytes[start..HEAD_BYTES_MAX].copy_from_slice(&head);
+        self.bytes.extend_from_slice(SHARD_TAIL);
+        &self.bytes[start..]
+    }
+
+    /// Begins another.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.truncate(HEAD_BYTES_MAX);
+    }
 }
 
 /// A line of an index.
@@ -222,15 +222,18 @@ mod tests {
     fn a_shard_is_its_frame_and_its_rows_to_the_byte() {
         let rows =
             [row("https://a.example/1&2", "", "", ""), row("https://a.example/2", "2025-11-22", "", "")].concat();
-        let mut xml = Vec::new();
+        let mut draft = Draft::new();
         let second = &rows[Row::first(&rows).unwrap().as_bytes().len()..];
         let sizes = Row::first(&rows).unwrap().xml_bytes() + Row::first(second).unwrap().xml_bytes();
         let all = DECLARATIONS.iter().fold(Namespaces::NONE, |all, (space, _)| all.and(*space));
         for (spaces, declared) in [(all, 4), (Namespaces::IMAGE.and(Namespaces::NEWS), 2), (Namespaces::NONE, 0)] {
-            write_shard(&rows, spaces, &mut xml);
+            draft.append(&rows);
+            let xml = String::from_utf8_lossy(draft.finish(spaces));
             assert_eq!(xml.len() as u64, frame_bytes(spaces) + sizes as u64);
-            assert_eq!(String::from_utf8_lossy(&xml).matches("xmlns:").count(), declared);
+            assert!(xml.starts_with("<?xml ") && xml.ends_with("</url>\n</urlset>\n"), "{xml}");
+            assert!(xml.contains(">\n<url><loc>https://a.example/1&amp;2</loc></url>\n"), "{xml}");
+            assert_eq!(xml.matches("xmlns:").count(), declared);
+            draft.clear();
         }
-        assert!(String::from_utf8(xml).unwrap().contains("<loc>https://a.example/1&amp;2</loc></url>\n"));
     }
 }

@@ -1,13 +1,13 @@
 //! Makes the files of shards in the staging directory, where their rows changed.
 
-use super::uncached::Room;
+use super::uncached::{self, Room};
 use super::{Assembly, BuildError, Built, Change, Options, Standing, Stray, hex, index_time, io_error};
 use crate::cut::{Piece, Take};
 use crate::keys;
 use crate::manifest::{Manifest, Shard};
 use crate::report::Report;
 use crate::row::ROW_FORMAT;
-use crate::xml::{self, PART_BYTES};
+use crate::xml::Draft;
 use libdeflater::{CompressionLvl, Compressor};
 use std::fs;
 use std::io;
@@ -52,9 +52,10 @@ pub(super) struct Stage<'a> {
     shards: Vec<Shard>,
     changes: Vec<Change>,
     next_number: u64,
-    xml: Vec<u8>,
-    gzip: Vec<u8>,
-    room: Room,
+    /// The XML of the piece in hand.
+    draft: Draft,
+    gzip: Room,
+    part: Room,
 }
 
 impl<'a> Stage<'a> {
@@ -78,9 +79,9 @@ impl<'a> Stage<'a> {
             standing,
             shards: Vec::new(),
             changes: Vec::new(),
-            xml: Vec::new(),
-            gzip: Vec::new(),
-            room: Room::new(),
+            draft: Draft::new(),
+            gzip: Room::new(),
+            part: Room::new(),
         })
     }
 
@@ -92,11 +93,8 @@ impl<'a> Stage<'a> {
     /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
     fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
         let unnamed = self.staging.join(keys::UNNAMED);
-        let (file_bytes, file_hash) = match self.packing {
-            Packing::Plain => self.write_plain(piece, &unnamed),
-            Packing::Gzip | Packing::Encoded => self.write_gzip(piece, &unnamed),
-        }
-        .map_err(io_error(&unnamed))?;
+        let (file_bytes, file_hash) = self.write_to(&unnamed, piece).map_err(io_error(&unnamed))?;
+        self.draft.clear();
         let file = old.map_or_else(
             || new_file(self.packing, self.standing.strays, &mut self.next_number, &file_hash),
             |old| old.file.clone(),
@@ -106,30 +104,21 @@ impl<'a> Stage<'a> {
         Ok(Made { file, staged, file_bytes, file_hash })
     }
 
-    /// Writes the XML of `piece` to `path`, a part at a time while it is in the processor's cache; gives size and hash.
-    fn write_plain(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
-        let (mut file, mut hash) = (self.room.create(path)?, XxHash3_128::new());
-        let mut write = |part: &[u8]| {
-            hash.write(part);
-            file.write(part)
+    /// Writes the file of `piece` to `path`; gives its size and hash.
+    fn write_to(&mut self, path: &Path, piece: &Piece<'_>) -> io::Result<(u64, String)> {
+        self.draft.append(piece.rows);
+        let xml = self.draft.finish(piece.spaces);
+        assert_eq!(xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
+        let bytes = match self.packing {
+            Packing::Plain => xml,
+            Packing::Gzip | Packing::Encoded => {
+                let gzip = self.gzip.first(self.compressor.gzip_compress_bound(xml.len()));
+                let size = self.compressor.gzip_compress(xml, gzip).map_err(io::Error::other)?;
+                &gzip[..size]
+            }
         };
-        xml::write_parts(piece.rows, piece.spaces, (&mut self.xml, PART_BYTES), &mut write)?;
-        let bytes = file.finish()?;
-        assert_eq!(bytes, piece.xml_bytes, "the size of a shard is known before it is made");
-        Ok((bytes, hex(hash.finish_128())))
-    }
-
-    /// The same for the XML's gzip form, which takes all of it at once.
-    fn write_gzip(&mut self, piece: &Piece<'_>, path: &Path) -> io::Result<(u64, String)> {
-        xml::write_shard(piece.rows, piece.spaces, &mut self.xml);
-        assert_eq!(self.xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
-        self.gzip.resize(self.compressor.gzip_compress_bound(self.xml.len()), 0);
-        let size = self.compressor.gzip_compress(&self.xml, &mut self.gzip).map_err(io::Error::other)?;
-        let gzip = &self.gzip[..size];
-        let mut file = self.room.create(path)?;
-        file.write(gzip)?;
-        file.finish()?;
-        Ok((size as u64, hex(XxHash3_128::oneshot(gzip))))
+        uncached::write(path, bytes, &mut self.part)?;
+        Ok((bytes.len() as u64, hex(XxHash3_128::oneshot(bytes))))
     }
 }
 
@@ -155,6 +144,10 @@ pub(crate) fn new_file(packing: Packing, strays: &[Stray], next_number: &mut u64
 
 impl Take for Stage<'_> {
     type Error = BuildError;
+
+    fn ahead(&mut self, rows: &[u8]) {
+        self.draft.append(rows);
+    }
 
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

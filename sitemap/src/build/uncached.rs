@@ -20,81 +20,65 @@ const UNCACHED: OFlags = OFlags::DIRECT;
 #[cfg(not(target_os = "linux"))]
 const UNCACHED: OFlags = OFlags::empty();
 
-/// Room for a part, for one file after the other.
+/// Room whose address is such a multiple.
 pub(super) struct Room {
     bytes: Vec<u8>,
-    /// Where the part begins in it.
+    /// Where it begins in them.
     start: usize,
 }
 
 impl Room {
     pub(super) fn new() -> Self {
-        let bytes = vec![0; WRITE_BYTES + ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(ALIGNMENT);
-        Self { bytes, start }
+        Self { bytes: Vec::new(), start: 0 }
     }
 
-    /// Creates the file at `path`, or empties it.
-    pub(super) fn create(&mut self, path: &Path) -> io::Result<Uncached<'_>> {
-        let open = |flags: OFlags| {
-            let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-            OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)
-        };
-        let file = match open(UNCACHED) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlags::empty()),
-            opened => opened,
-        }?;
-        Ok(Uncached { file, part: &mut self.bytes[self.start..][..WRITE_BYTES], filled: 0, written: 0 })
-    }
-}
-
-/// A file that is being written. What is not [`Uncached::finish`]ed lacks its end.
-pub(super) struct Uncached<'a> {
-    file: File,
-    part: &'a mut [u8],
-    filled: usize,
-    /// How much of the file is written.
-    written: u64,
-}
-
-impl Uncached<'_> {
-    pub(super) fn write(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(WRITE_BYTES - self.filled));
-            self.part[self.filled..][..now.len()].copy_from_slice(now);
-            (self.filled, rest) = (self.filled + now.len(), later);
-            if self.filled == WRITE_BYTES {
-                self.flush()?;
-            }
+    /// Its first `len` bytes, whatever they hold.
+    pub(super) fn first(&mut self, len: usize) -> &mut [u8] {
+        if self.bytes.len() < self.start + len {
+            // What is there is not kept, and so not copied either.
+            self.bytes = vec![0; len + ALIGNMENT];
+            self.start = self.bytes.as_ptr().align_offset(ALIGNMENT);
         }
-        Ok(())
+        &mut self.bytes[self.start..][..len]
     }
+}
 
-    /// Writes what is left, and gives the file's size.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
-        let bytes = self.written + self.filled as u64;
-        let padded = self.filled.next_multiple_of(ALIGNMENT);
-        self.part[self.filled..padded].fill(0);
-        self.filled = padded;
-        self.flush()?;
-        self.file.set_len(bytes)?;
-        Ok(bytes)
+/// Writes `bytes` to the file at `path`, in place of what it may hold: straight from where they lie, where that is a
+/// [`Room`], else by way of `room`.
+pub(super) fn write(path: &Path, bytes: &[u8], room: &mut Room) -> io::Result<()> {
+    let open = |flags: OFlags| {
+        let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+        OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)
+    };
+    let file = match open(UNCACHED) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlags::empty()),
+        opened => opened,
+    }?;
+    let mut at = 0;
+    for part in bytes.chunks(WRITE_BYTES) {
+        if part.as_ptr().align_offset(ALIGNMENT) == 0 && part.len().is_multiple_of(ALIGNMENT) {
+            write_part(&file, part, at)?;
+        } else {
+            let padded = room.first(part.len().next_multiple_of(ALIGNMENT));
+            padded[..part.len()].copy_from_slice(part);
+            padded[part.len()..].fill(0);
+            write_part(&file, padded, at)?;
+        }
+        at += part.len() as u64;
     }
+    file.set_len(at)
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        let part = &self.part[..self.filled];
-        // By its place in the file, so that a try that got half way does no harm.
-        let write = || self.file.write_all_at(part, self.written);
-        match write() {
-            // This file system wants other multiples.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                fcntl_setfl(&self.file, fcntl_getfl(&self.file)? - UNCACHED)?;
-                write()
-            }
-            outcome => outcome,
-        }?;
-        (self.written, self.filled) = (self.written + self.filled as u64, 0);
-        Ok(())
+fn write_part(file: &File, part: &[u8], at: u64) -> io::Result<()> {
+    // By its place in the file, so that a try that got half way does no harm.
+    let write = || file.write_all_at(part, at);
+    match write() {
+        // This file system wants other multiples.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            fcntl_setfl(file, fcntl_getfl(file)? - UNCACHED)?;
+            write()
+        }
+        outcome => outcome,
     }
 }
 
@@ -107,14 +91,14 @@ mod tests {
     fn a_file_is_what_was_written_to_the_byte_and_nothing_of_the_one_before() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join("file");
-        let mut room = Room::new();
+        let (mut aligned, mut room) = (Room::new(), Room::new());
         for size in [2 * WRITE_BYTES + 5, WRITE_BYTES, ALIGNMENT, ALIGNMENT + 1, 700, 1, 0] {
-            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
-            for step in [size.max(1), 1000, 70_000] {
-                let mut file = room.create(&path).unwrap();
-                bytes.chunks(step).for_each(|chunk| file.write(chunk).unwrap());
-                assert_eq!(file.finish().unwrap(), size as u64);
-                assert!(fs::read(&path).unwrap() == bytes, "{size} bytes, {step} at a time");
+            let bytes = aligned.first(size + 1);
+            bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
+            // From where it can be written at once, and from where it cannot.
+            for bytes in [&bytes[..size], &bytes[1..]] {
+                write(&path, bytes, &mut room).unwrap();
+                assert!(fs::read(&path).unwrap() == bytes, "{size} bytes");
             }
         }
     }
@@ -125,10 +109,9 @@ mod tests {
         let path = dir.path().join("file");
         let mut room = Room::new();
         // As a file system answers that wants other multiples.
+        room.first(ALIGNMENT);
         room.start += 1;
-        let mut file = room.create(&path).unwrap();
-        file.write(b"<urlset>").unwrap();
-        file.finish().unwrap();
+        write(&path, b"<urlset>", &mut room).unwrap();
         assert!(fs::read(&path).unwrap() == b"<urlset>");
     }
 }
