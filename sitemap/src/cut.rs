@@ -160,7 +160,7 @@ impl Cutter {
         if self.is_full(&with, row.key()) || self.old.get(self.range + 1).is_some_and(is_next) {
             self.make_way(sink)?;
         } else {
-            self.size.add(&row);
+            self.size = with;
         }
         (self.last_start, self.placed) = (self.placed, self.placed + row_bytes);
         if self.placed - self.hashed > RUN_BYTES {
@@ -174,8 +174,8 @@ impl Cutter {
     fn end_run<T: Take>(&mut self, sink: &mut T) {
         let end = self.last_start;
         self.hash_to(end);
-        let is_new = self.heir.is_none()
-            && Row::first(&self.rows[end..]).is_some_and(|last| self.at_right_edge(last.key()));
+        let is_new =
+            self.heir.is_none() && Row::first(&self.rows[end..]).is_some_and(|last| self.at_right_edge(last.key()));
         if is_new {
             sink.ahead(&self.rows[..end]);
             self.rows.drain(..end);

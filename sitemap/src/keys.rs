@@ -16,8 +16,6 @@ pub const INPUT: &str = "input.json";
 pub const REJECTS: &str = "rejects.ndjson";
 /// Files that are ready and not yet published, in the state directory.
 pub const STAGING_DIR: &str = "staging";
-/// A file among them whose name is not known yet.
-pub(crate) const UNNAMED: &str = "unnamed";
 /// The history of runs, in the state directory.
 pub const RUN_REPORT: &str = "report.json";
 /// The same as a page to look at, in the state directory.

@@ -62,15 +62,19 @@ const HEAD_BYTES_MAX: usize = FRAME_BYTES[Namespaces::SETS - 1] as usize - SHARD
 #[derive(Debug)]
 pub(crate) struct Draft {
     bytes: Vec<u8>,
+    is_finished: bool,
 }
 
 impl Draft {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; HEAD_BYTES_MAX] }
+        Self { bytes: vec![0; HEAD_BYTES_MAX], is_finished: false }
     }
 
-    /// Appends `rows`, canonical rows end to end.
+    /// Appends `rows`, canonical rows end to end; behind a finished shard they begin another.
     pub(crate) fn append(&mut self, mut rows: &[u8]) {
+        if std::mem::take(&mut self.is_finished) {
+            self.bytes.truncate(HEAD_BYTES_MAX);
+        }
         while let Some(row) = Row::first(rows) {
             row.write_xml(&mut self.bytes);
             rows = &rows[row.as_bytes().len()..];
@@ -84,12 +88,8 @@ impl Draft {
         let start = HEAD_BYTES_MAX - head.len();
         self.bytes[start..HEAD_BYTES_MAX].copy_from_slice(&head);
         self.bytes.extend_from_slice(SHARD_TAIL);
+        self.is_finished = true;
         &self.bytes[start..]
-    }
-
-    /// Begins another.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.truncate(HEAD_BYTES_MAX);
     }
 }
 
@@ -233,7 +233,6 @@ mod tests {
             assert!(xml.starts_with("<?xml ") && xml.ends_with("</url>\n</urlset>\n"), "{xml}");
             assert!(xml.contains(">\n<url><loc>https://a.example/1&amp;2</loc></url>\n"), "{xml}");
             assert_eq!(xml.matches("xmlns:").count(), declared);
-            draft.clear();
         }
     }
 }

@@ -9,9 +9,8 @@ use crate::report::Report;
 use crate::row::ROW_FORMAT;
 use crate::xml::Draft;
 use libdeflater::{CompressionLvl, Compressor};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use twox_hash::XxHash3_128;
 
 /// What shards are written as.
@@ -46,16 +45,13 @@ pub(super) struct Stage<'a> {
     cut_anew: Option<Manifest>,
     pub(super) staging: PathBuf,
     changed_at: String,
-    compressor: Compressor,
-    packing: Packing,
+    packer: Packer,
+    /// Room for a part of a file.
+    part: Room,
     standing: Standing<'a>,
     shards: Vec<Shard>,
     changes: Vec<Change>,
     next_number: u64,
-    /// The XML of the piece in hand.
-    draft: Draft,
-    gzip: Room,
-    part: Room,
 }
 
 impl<'a> Stage<'a> {
@@ -74,14 +70,16 @@ impl<'a> Stage<'a> {
             cut_anew,
             staging,
             changed_at,
-            compressor: Compressor::new(level),
-            packing: options.packing,
+            packer: Packer {
+                packing: options.packing,
+                compressor: Compressor::new(level),
+                draft: Draft::new(),
+                gzip: Room::new(),
+            },
+            part: Room::new(),
             standing,
             shards: Vec::new(),
             changes: Vec::new(),
-            draft: Draft::new(),
-            gzip: Room::new(),
-            part: Room::new(),
         })
     }
 
@@ -89,45 +87,30 @@ impl<'a> Stage<'a> {
         let Self { previous, cut_anew, shards, changes, next_number, standing, .. } = self;
         Assembly { previous, cut_anew, shards, changes, strays: standing.strays, report, next_number, options }.finish()
     }
+}
 
-    /// Makes the file of `piece`, under the name of `old` or a new one, and says what it is.
-    fn write(&mut self, old: Option<&Shard>, piece: &Piece<'_>) -> Result<Made, BuildError> {
-        let unnamed = self.staging.join(keys::UNNAMED);
-        let (file_bytes, file_hash) = self.write_to(&unnamed, piece).map_err(io_error(&unnamed))?;
-        self.draft.clear();
-        let file = old.map_or_else(
-            || new_file(self.packing, self.standing.strays, &mut self.next_number, &file_hash),
-            |old| old.file.clone(),
-        );
-        let staged = self.staging.join(&file);
-        fs::rename(&unnamed, &staged).map_err(io_error(&staged))?;
-        Ok(Made { file, staged, file_bytes, file_hash })
-    }
+/// Makes the bytes of files.
+struct Packer {
+    packing: Packing,
+    compressor: Compressor,
+    /// The XML of the piece in hand.
+    draft: Draft,
+    gzip: Room,
+}
 
-    /// Writes the file of `piece` to `path`; gives its size and hash.
-    fn write_to(&mut self, path: &Path, piece: &Piece<'_>) -> io::Result<(u64, String)> {
+impl Packer {
+    /// The file of `piece`, whose first rows may be in the draft already.
+    fn pack(&mut self, piece: &Piece<'_>) -> io::Result<&[u8]> {
         self.draft.append(piece.rows);
         let xml = self.draft.finish(piece.spaces);
         assert_eq!(xml.len() as u64, piece.xml_bytes, "the size of a shard is known before it is made");
-        let bytes = match self.packing {
-            Packing::Plain => xml,
-            Packing::Gzip | Packing::Encoded => {
-                let gzip = self.gzip.first(self.compressor.gzip_compress_bound(xml.len()));
-                let size = self.compressor.gzip_compress(xml, gzip).map_err(io::Error::other)?;
-                &gzip[..size]
-            }
-        };
-        uncached::write(path, bytes, &mut self.part)?;
-        Ok((bytes.len() as u64, hex(XxHash3_128::oneshot(bytes))))
+        if self.packing == Packing::Plain {
+            return Ok(xml);
+        }
+        let gzip = self.gzip.first(self.compressor.gzip_compress_bound(xml.len()));
+        let size = self.compressor.gzip_compress(xml, gzip).map_err(io::Error::other)?;
+        Ok(&gzip[..size])
     }
-}
-
-/// A file that was made.
-struct Made {
-    file: String,
-    staged: PathBuf,
-    file_bytes: u64,
-    file_hash: String,
 }
 
 /// The name of a new file with this hash: that of a killed run's file where the bytes are the same (so a run that is
@@ -146,13 +129,14 @@ impl Take for Stage<'_> {
     type Error = BuildError;
 
     fn ahead(&mut self, rows: &[u8]) {
-        self.draft.append(rows);
+        self.packer.draft.append(rows);
     }
 
     fn take(&mut self, piece: &Piece<'_>) -> Result<(), BuildError> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let rows_hash = hex(piece.rows_hash);
-        let old = piece.old.map(|at| self.previous.shards[at].clone()).filter(|old| self.packing.wrote(&old.file));
+        let packing = self.packer.packing;
+        let old = piece.old.map(|at| self.previous.shards[at].clone()).filter(|old| packing.wrote(&old.file));
         let same = |old: &Shard| old.rows_hash == rows_hash && self.previous.row_format == ROW_FORMAT;
         let (lower, last) = (text(piece.lower), text(piece.last));
         if let Some(old) = old.as_ref().filter(|old| same(old) && (self.standing.intact)(old)) {
@@ -161,14 +145,20 @@ impl Take for Stage<'_> {
         }
         // Equal rows in a damaged file: it is made again, and nothing is said to have changed.
         let changed_at = old.as_ref().filter(|old| same(old)).map_or(&self.changed_at, |old| &old.changed_at).clone();
-        let Made { file, staged, file_bytes, file_hash } = self.write(old.as_ref(), piece)?;
+        let bytes = self.packer.pack(piece).map_err(io_error(&self.staging))?;
+        let (file_bytes, file_hash) = (bytes.len() as u64, hex(XxHash3_128::oneshot(bytes)));
         let same_file = |old: &&Shard| old.file_hash == file_hash && (self.standing.intact)(old);
         if let Some(old) = old.as_ref().filter(same_file) {
             // The form of the rows changed, but not what they say.
-            fs::remove_file(&staged).map_err(io_error(&staged))?;
             self.shards.push(Shard { lower, last, rows_hash, ..old.clone() });
             return Ok(());
         }
+        let file = old.as_ref().map_or_else(
+            || new_file(packing, self.standing.strays, &mut self.next_number, &file_hash),
+            |old| old.file.clone(),
+        );
+        let staged = self.staging.join(&file);
+        uncached::write(&staged, bytes, &mut self.part).map_err(io_error(&staged))?;
         let (urls, xml_bytes) = (piece.urls, piece.xml_bytes);
         self.changes.push(Change { file: file.clone(), staged, bytes: file_bytes });
         let (stamp, version) = (None, None);
