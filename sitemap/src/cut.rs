@@ -320,7 +320,7 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::tests::row;
+    use crate::row::{self, tests::row};
     use crate::xml::Draft;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
@@ -332,6 +332,8 @@ mod tests {
         number: usize,
         old: Vec<Shard>,
         ahead: Vec<u8>,
+        /// How often rows went ahead.
+        runs: usize,
     }
 
     impl Take for Shelf {
@@ -339,6 +341,7 @@ mod tests {
 
         fn ahead(&mut self, rows: &[u8]) {
             self.ahead.extend_from_slice(rows);
+            self.runs += 1;
         }
 
         fn take(&mut self, piece: &Piece<'_>) -> Result<(), ()> {
@@ -395,10 +398,17 @@ mod tests {
     }
 
     fn cut(limits: Limits, old: &Shelf, urls: &BTreeSet<u32>) -> Shelf {
+        cut_large(limits, old, urls, 0)
+    }
+
+    /// The same with rows that have so many bytes of extensions.
+    fn cut_large(limits: Limits, old: &Shelf, urls: &BTreeSet<u32>, extra_bytes: usize) -> Shelf {
         let mut shelf = Shelf { number: old.number, old: old.shards.clone(), ..Shelf::default() };
         let mut cutter = Cutter::new(limits, old.shards.clone());
         for n in urls {
-            cutter.unplaced().0.extend(row(&url(*n), "", "", ""));
+            let mut row = row(&url(*n), "", "", "");
+            row::extend(&mut row, 0, &vec![b'x'; extra_bytes], Namespaces::NONE);
+            cutter.unplaced().0.extend(row);
             cutter.place(&mut shelf).unwrap();
         }
         cutter.finish(&mut shelf).unwrap();
@@ -441,6 +451,23 @@ mod tests {
     fn a_full_build_fills_to_the_target() {
         assert_eq!(sizes(&cut(LIMITS, &Shelf::default(), &(0..100).collect())), [40, 40, 20]);
         assert_eq!(sizes(&cut(LIMITS, &Shelf::default(), &(0..80).collect())), [40, 40]);
+    }
+
+    /// Three rows make a run.
+    const LARGE: usize = RUN_BYTES / 2 - 500;
+
+    #[test]
+    fn rows_go_ahead_where_their_shard_is_new_and_only_there() {
+        let first = cut_large(LIMITS, &Shelf::default(), &(0..100).collect(), LARGE);
+        assert_eq!((sizes(&first), first.runs > 30), (vec![40, 40, 20], true));
+        let same = cut_large(LIMITS, &first, &(0..100).collect(), LARGE);
+        assert_eq!((sizes(&same), same.runs), (vec![40, 40, 20], 0));
+        let grown = cut_large(LIMITS, &first, &(0..170).collect(), LARGE);
+        assert_eq!((sizes(&grown), grown.runs > 10), (vec![40, 40, 40, 40, 10], true));
+        // What a split leaves of the last range may be split again.
+        let wide = cut_large(LIMITS, &Shelf::default(), &(0..40).map(|n| n * 100).collect(), LARGE);
+        let split = cut_large(LIMITS, &wide, &(0..40).map(|n| n * 100).chain(3_000..3_090).collect(), LARGE);
+        assert_eq!((sizes(&split), split.runs), (vec![25, 25, 25, 25, 29], 0));
     }
 
     #[test]
@@ -495,16 +522,16 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(96))]
         #[test]
-        fn no_url_moves_between_files_that_stay(rounds in proptest::collection::vec(
+        fn no_url_moves_between_files_that_stay(extra_bytes in prop_oneof![Just(0), Just(2_500_usize)], rounds in proptest::collection::vec(
             proptest::collection::vec((0_u32..600, any::<bool>()), 0..120), 1..12,
         )) {
             let mut urls: BTreeSet<u32> = (0..300).step_by(2).collect();
-            let mut shelf = cut(LIMITS, &Shelf::default(), &urls);
+            let mut shelf = cut_large(LIMITS, &Shelf::default(), &urls, extra_bytes);
             for round in rounds {
                 for (n, add) in round {
                     if add { urls.insert(n); } else { urls.remove(&n); }
                 }
-                let next = cut(LIMITS, &shelf, &urls);
+                let next = cut_large(LIMITS, &shelf, &urls, extra_bytes);
                 prop_assert_eq!(moved(&shelf, &next), 0);
                 shelf = next;
             }
