@@ -1,6 +1,7 @@
 //! `tidemark jobs`: run jobs now, and look at what a run did.
 
 use crate::cloud::Cloud;
+use crate::summary;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value};
@@ -8,7 +9,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use tidemark_cron::ask::Question;
 use tidemark_cron::jobs::{JOBS, Job};
-use tidemark_cron::run::{RunId, RunRecord, Standing};
+use tidemark_cron::run::{Progress, RunId, RunRecord, Standing};
 
 /// Run jobs and look at their runs.
 #[derive(Debug, Subcommand)]
@@ -26,10 +27,13 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show the record of a run
+    /// Show what a run did, or how far it is
     Show {
         /// The run's ID
         run: String,
+        /// Print the run's record as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -46,11 +50,10 @@ pub(crate) async fn run(command: JobsCommand) -> anyhow::Result<ExitCode> {
             Job::named(&job).map_err(anyhow::Error::msg)?;
             run_and_report(&job, arguments(&args)?, json).await
         }
-        JobsCommand::Show { run } => {
+        JobsCommand::Show { run, json } => {
             let question = Question::Run(RunId::try_from(run.clone())?);
             let record: Option<RunRecord> = Cloud::from_env().await?.ask(question).await?;
-            let record = record.with_context(|| format!("there is no run {run}"))?;
-            writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&record)?)?;
+            report(&record.with_context(|| format!("there is no run {run}"))?, json)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -59,21 +62,31 @@ pub(crate) async fn run(command: JobsCommand) -> anyhow::Result<ExitCode> {
 /// Runs a job, prints what it did, and exits with failure where it failed.
 pub(crate) async fn run_and_report(job: &str, args: Value, json: bool) -> anyhow::Result<ExitCode> {
     let record = Cloud::from_env().await?.run_job(job, args).await?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(&record)?)?;
-    } else {
-        let seconds = (record.updated_ms - record.began_ms) as f64 / 1_000.0;
-        writeln!(out, "{} {} in {seconds:.1} s", record.job, standing(record.standing))?;
-        for (name, value) in record.summary.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object()) {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            writeln!(out, "  {:<16} {text}", name.replace('_', " "))?;
-        }
-    }
+    report(&record, json)?;
+    Ok(if record.standing == Standing::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints a run's record, and on standard error what it failed of.
+fn report(record: &RunRecord, json: bool) -> anyhow::Result<()> {
+    let text = if json { serde_json::to_string(record)? + "\n" } else { told(record) };
+    write!(std::io::stdout().lock(), "{text}")?;
     if let Some(error) = &record.error {
         eprintln!("tidemark: run {}: {error}", record.run);
     }
-    Ok(if record.standing == Standing::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
+}
+
+/// How long a run took and what it did, or how far it is, as people read it.
+fn told(record: &RunRecord) -> String {
+    let seconds = (record.updated_ms - record.began_ms) as f64 / 1_000.0;
+    let head = format!("{} {} in {seconds:.1} s: run {}\n", record.job, standing(record.standing), record.run);
+    let Progress { doing, done, total } = &record.progress;
+    let progress = match (record.standing, total) {
+        (Standing::Running, 0) => format!("  {doing}\n"),
+        (Standing::Running, _) => format!("  {doing}, {done} of {total}\n"),
+        _ => String::new(),
+    };
+    head + &progress + &summary::text(&record.summary)
 }
 
 fn standing(standing: Standing) -> &'static str {

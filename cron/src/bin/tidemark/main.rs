@@ -6,6 +6,7 @@ mod jobs;
 mod quarantine;
 mod sitemap;
 mod status;
+mod summary;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
