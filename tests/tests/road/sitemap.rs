@@ -438,7 +438,8 @@ async fn a_fault_is_tried_again_and_what_is_refused_ends_the_run_at_once() -> Re
     let accepted = jobs.tidemark(&[&by_plan[..], &["--accept-drop", "ada, half moved"]].concat()).await?;
     let done = &accepted["summary"]["sitemaps"][0];
     assert_eq!((&done["urls"], &done["accepted"]["by"]), (&json!(ROWS / 10), &json!("ada, half moved")), "{accepted}");
-    for (record, wanted) in [(&planned, "\n  cost: $0.0"), (&accepted, "│ shop "), (&accepted, "\n  accepted.by: ada")] {
+    let wanted = [(&planned, "\n  cost: $0.0"), (&accepted, "│ shop "), (&accepted, "\n  accepted.by: ada")];
+    for (record, wanted) in wanted {
         let show = ["jobs", "show", record["run"].as_str().context("run")?];
         let shown = jobs.deployment.tidemark()?.args(show).output().await?;
         let shown = String::from_utf8(shown.stdout)?;
