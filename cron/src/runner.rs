@@ -202,6 +202,10 @@ impl Cron {
         let held = match self.begin(&lease, &run, now_ms, until_ms).await {
             Ok(held) => held,
             Err(error @ (StateError::Busy { .. } | StateError::Conflict { .. })) => {
+                if self.has_twin(&lease, &run).await? {
+                    tracing::info!(%run, "run is under way already: a duplicate trigger");
+                    return Ok(self.record_of(&run).await?.unwrap_or(record));
+                }
                 return self.fail(record, &anyhow::Error::from(error)).await;
             }
             Err(error) => return Err(error.into()),
@@ -212,6 +216,16 @@ impl Cron {
         context.write_record().await?;
         let ended = context.attempts(job).await;
         self.end(context, ended, &trigger).await
+    }
+
+    /// Whether another execution of the same run, triggered twice in an instant, was first to take the lease: the run's
+    /// record is then its to write.
+    async fn has_twin(&self, lease: &str, run: &RunId) -> anyhow::Result<bool> {
+        let store = StateStore::new(self.s3.clone(), &self.settings.bucket);
+        let Some(found) = store.load::<Document<JobState>>(&keys::job_state(lease)).await? else { return Ok(false) };
+        let Document { lease, state, .. } = found.value;
+        let (holds, did) = (lease.is_some_and(|lease| lease.holder == run.as_str()), state.run.as_deref());
+        Ok(holds || (did == Some(run.as_str()) && state.over))
     }
 
     /// The record of a run, where there is one.

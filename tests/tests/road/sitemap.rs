@@ -169,12 +169,15 @@ async fn parts_are_invocations_of_the_function_and_give_the_rows_of_one_piece_al
         twice.asked().iter().filter_map(part_of).filter_map(|args| args["part"].as_u64()).collect();
     assert_eq!(invoked, (0..4).collect());
     // Every part of both runs is done in the end, each one run however often it came.
-    until("all parts to be done", ARRIVAL_TIMEOUT, async || {
+    let done = until("all parts to be done", ARRIVAL_TIMEOUT, async || {
         let parts = jobs.parts_of("parts").await?;
         let done = parts.iter().all(|record| record["standing"] == "done");
         anyhow::Ok((done && parts.len() == 8).then_some(()))
-    })
-    .await
+    });
+    if let Err(error) = done.await {
+        return Err(error.context(json!(jobs.parts_of("parts").await?)));
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
