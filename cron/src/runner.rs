@@ -155,9 +155,12 @@ impl Cron {
     /// # Errors
     /// Where S3 failed or the state does not parse.
     pub async fn data_of(&self, lease: &str) -> anyhow::Result<Option<Value>> {
+        Ok(self.state_of(lease).await?.map(|document| document.state.data))
+    }
+
+    async fn state_of(&self, lease: &str) -> anyhow::Result<Option<Document<JobState>>> {
         let store = StateStore::new(self.s3.clone(), &self.settings.bucket);
-        let found = store.load::<Document<JobState>>(&keys::job_state(lease)).await?;
-        Ok(found.map(|found| found.value.state.data))
+        Ok(store.load(&keys::job_state(lease)).await?.map(|found| found.value))
     }
 
     /// What the sitemap job works with.
@@ -202,7 +205,7 @@ impl Cron {
         let held = match self.begin(&lease, &run, now_ms, until_ms).await {
             Ok(held) => held,
             Err(error @ (StateError::Busy { .. } | StateError::Conflict { .. })) => {
-                if self.has_twin(&lease, &run).await? {
+                if matches!(error, StateError::Conflict { .. }) && self.has_twin(&lease, &run).await? {
                     tracing::info!(%run, "run is under way already: a duplicate trigger");
                     return Ok(self.record_of(&run).await?.unwrap_or(record));
                 }
@@ -221,9 +224,7 @@ impl Cron {
     /// Whether another execution of the same run, triggered twice in an instant, was first to take the lease: the run's
     /// record is then its to write.
     async fn has_twin(&self, lease: &str, run: &RunId) -> anyhow::Result<bool> {
-        let store = StateStore::new(self.s3.clone(), &self.settings.bucket);
-        let Some(found) = store.load::<Document<JobState>>(&keys::job_state(lease)).await? else { return Ok(false) };
-        let Document { lease, state, .. } = found.value;
+        let Some(Document { lease, state, .. }) = self.state_of(lease).await? else { return Ok(false) };
         let (holds, did) = (lease.is_some_and(|lease| lease.holder == run.as_str()), state.run.as_deref());
         Ok(holds || (did == Some(run.as_str()) && state.over))
     }
