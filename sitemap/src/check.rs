@@ -493,6 +493,17 @@ mod tests {
     }
 
     #[test]
+    fn how_a_host_is_spelled_and_space_around_values_are_no_faults() {
+        let body = "<url>\n<loc>\n HTTPS://A.Example:443/xyz\n</loc>\n<lastmod> 2025-01-01 </lastmod>\n</url>";
+        assert_eq!(check(&urlset(body)).faults, []);
+        let twice = check(&urlset(&format!("{body}\n<url><loc>https://a.example/xyz</loc></url>")));
+        assert!(twice.faults.len() == 1 && twice.faults[0].problem.contains("twice"), "{:?}", twice.faults);
+        for wrong in ["https://a.example:444/xyz", "https://a.exämple/xyz", "https://u@a.example/xyz"] {
+            assert!(check(&urlset(&format!("<url><loc>{wrong}</loc></url>"))).faults_total > 0, "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_rule_is_held_and_the_line_is_told() {
         let cases = [
             (urlset(""), 0, "holds 0 <url>"),

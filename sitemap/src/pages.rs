@@ -357,7 +357,7 @@ impl Gate {
     /// sitemap.
     fn is_excluded(&mut self, page: &RawPage<'_>, canonical: &[u8]) -> io::Result<bool> {
         let (line, loc) = (page.line, page.field(Column::Loc));
-        let (index, status) = (page.field(Column::Index), page.field(Column::Status));
+        let (index, status) = (page.field(Column::Index).trim_ascii(), page.field(Column::Status).trim_ascii());
         let (kind, locale) = (page.field(Column::Kind).trim_ascii(), page.field(Column::Locale).trim_ascii());
         if let Some(reason) = self.policy.select.refuses(kind, locale, canonical) {
             let mut others = self.policy.others.iter();
@@ -374,6 +374,8 @@ impl Gate {
         if !index.is_empty() && !word(index, &["yes", "true", "1", "y", "t", "index"]) {
             self.ledger.note(Outcome::Flagged, "index is neither yes nor no", line, index, "")?;
         }
+        // As tables write numbers: `404.0`.
+        let status = status.strip_suffix(b".0").unwrap_or(status);
         let reason = match status {
             b"404" => "status 404",
             b"410" => "status 410",
@@ -516,7 +518,15 @@ mod tests {
     #[test]
     fn what_is_not_to_be_indexed_is_excluded_and_counted() {
         let (mut gate, mut out) = (gate(None), Vec::new());
-        let cases = [("no", ""), ("FALSE", ""), ("", "404"), ("", "410"), ("", "301"), ("yes", "redirect")];
+        let cases = [
+            ("no", ""),
+            (" FALSE ", ""),
+            ("", "404"),
+            ("", " 410"),
+            ("", "301.0"),
+            ("yes", "redirect"),
+            ("yes", "404.0"),
+        ];
         for (index, status) in cases {
             assert!(!gate.admit(&fields(["/abcdef", "", "", "", index, status]), &mut out).unwrap());
             assert!(out.is_empty(), "what is left out leaves nothing behind");
@@ -525,7 +535,7 @@ mod tests {
             assert!(gate.admit(&fields(["/abcdef", "", "", "", index, status]), &mut out).unwrap());
         }
         let report = gate.close(3).unwrap();
-        assert_eq!((report.excluded_total(), report.flagged.values().sum::<u64>()), (6, 2));
+        assert_eq!((report.excluded_total(), report.flagged.values().sum::<u64>()), (7, 2));
         assert!(report.adds_up());
     }
 

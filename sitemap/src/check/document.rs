@@ -263,7 +263,7 @@ impl Document<'_, '_> {
                 let mut path: Vec<&str> = self.open[3..].iter().map(|open| open.name.as_str()).collect();
                 path.push(&name);
                 if let Some(extension) = self.item.extensions.last_mut() {
-                    extension.fields.push((line, path.join("/"), text));
+                    extension.fields.push((line, path.join("/"), text.trim().to_owned()));
                 }
             }
             _ => {}
@@ -289,10 +289,11 @@ impl Document<'_, '_> {
     }
 
     fn value(&mut self, line: usize, tag: &str, text: &str) {
+        // White space around a value is none of it, by the schema's types.
+        let text = text.trim();
         let ok = match tag {
             "loc" => {
                 (self.item.line, self.item.has_loc) = (line, true);
-                text.clone_into(&mut self.item.loc);
                 return self.loc(line, text);
             }
             "lastmod" => {
@@ -313,9 +314,10 @@ impl Document<'_, '_> {
         if !(LOC_CHARS_MIN..=LOC_CHARS_MAX).contains(&length) {
             self.fault(line, format!("loc has {length} characters, {LOC_CHARS_MIN} to {LOC_CHARS_MAX} are allowed"));
         }
-        if !is_address(loc) {
+        self.item.loc = address(loc).unwrap_or_else(|| {
             self.fault(line, format!("{:?} is not a valid, escaped address", shown(loc)));
-        }
+            loc.to_owned()
+        });
     }
 
     fn end(&mut self, lines: usize) {
@@ -335,11 +337,21 @@ pub(super) fn origin(loc: &str) -> Option<String> {
     matches!(url.scheme(), "http" | "https").then(|| url.origin().ascii_serialization())
 }
 
-/// An absolute address that is written as it must be.
-pub(super) fn is_address(loc: &str) -> bool {
+/// An absolute address that is written as it must be, with its scheme, host and port as all write them: how a sitemap
+/// spells those, and whether it names the usual port, does not matter (RFC 3986, 6.2.2.1 and 6.2.3).
+pub(super) fn address(loc: &str) -> Option<String> {
+    let (_, after) = loc.split_once("://")?;
+    let (authority, rest) = after.split_at(after.find(['/', '?', '#']).unwrap_or(after.len()));
+    let usual = origin(loc).filter(|_| authority.is_ascii())? + rest;
     let mut same = Vec::new();
-    let base = origin(loc).and_then(|origin| BaseUrl::parse(&origin).ok());
-    base.is_some_and(|base| base.resolve(loc.as_bytes(), &mut same).is_ok() && same == loc.as_bytes())
+    let base = BaseUrl::parse(&usual[..usual.len() - rest.len()]).ok()?;
+    (base.resolve(usual.as_bytes(), &mut same).is_ok() && same == usual.as_bytes()).then_some(usual)
+}
+
+/// A time as [`is_time`] has it, or to the minute: Google's extensions take every form of W3C Datetime from a day on.
+pub(super) fn is_time_or_minute(text: &str) -> bool {
+    let seconds = text.get(16..).map(|zone| format!("{}:00{zone}", &text[..16]));
+    is_time(text) || seconds.is_some_and(|text| is_time(&text))
 }
 
 /// A day, or a full time with its zone and any fraction of a second (W3C Datetime, as the schema narrows it).

@@ -3,7 +3,8 @@
 //! Rules: <https://developers.google.com/search/docs/crawling-indexing/sitemaps/image-sitemaps>, and the pages on
 //! video, news and localised sitemaps beside it.
 
-use super::document::{is_address, is_time, shown};
+use super::document::{address, is_time_or_minute, shown};
+use crate::extension::{news, versions};
 
 const IMAGE: &str = "http://www.google.com/schemas/sitemap-image/1.1";
 const VIDEO: &str = "http://www.google.com/schemas/sitemap-video/1.1";
@@ -38,7 +39,9 @@ pub(super) struct Extension {
     /// Line, path below this element, and text.
     pub(super) fields: Vec<(usize, String, String)>,
     language: String,
+    /// As it is compared: see [`address`].
     href: String,
+    has_address: bool,
 }
 
 pub(super) fn is_known(space: &str) -> bool {
@@ -58,7 +61,9 @@ impl Extension {
             _ => Kind::Misplaced,
         };
         let [language, href] = ["hreflang", "href"].map(|name| attribute(name).unwrap_or_default());
-        Self { kind, name: name.to_owned(), line, fields: Vec::new(), language, href }
+        let usual = address(&href);
+        let (has_address, href) = (usual.is_some(), usual.unwrap_or(href));
+        Self { kind, name: name.to_owned(), line, fields: Vec::new(), language, href, has_address }
     }
 
     /// Whether it is of a news sitemap.
@@ -144,10 +149,10 @@ impl Extension {
     }
 
     fn link(&self, problems: &mut Problems) {
-        if !is_language(&self.language) {
+        if versions::hreflang(&self.language).is_none() || self.language.contains('_') {
             problems.push((self.line, format!("hreflang {:?} is no language", shown(&self.language))));
         }
-        if !is_address(&self.href) {
+        if !self.has_address {
             problems.push((self.line, format!("{:?} is not a valid, escaped address", shown(&self.href))));
         }
     }
@@ -179,30 +184,14 @@ pub(super) fn together(extensions: &[Extension], loc: &str) -> Problems {
 fn is_good(path: &str, text: &str) -> bool {
     let number = |max: u32| text.parse::<u32>().is_ok_and(|number| (1..=max).contains(&number));
     match path {
-        "loc" | "thumbnail_loc" | "content_loc" | "player_loc" | "license" => is_address(text),
-        "publication_date" | "expiration_date" => is_time(text),
+        "loc" | "thumbnail_loc" | "content_loc" | "player_loc" | "license" => address(text).is_some(),
+        "publication_date" | "expiration_date" => is_time_or_minute(text),
         "duration" => number(DURATION_S_MAX),
         "rating" => text.parse::<f32>().is_ok_and(|rating| (0.0..=5.0).contains(&rating)),
         "view_count" => text.parse::<u64>().is_ok(),
         "family_friendly" | "requires_subscription" | "live" => matches!(text, "yes" | "no"),
         "description" => text.chars().count() <= DESCRIPTION_CHARS_MAX,
-        "publication/language" => is_language(text),
+        "publication/language" => news::is_language(&text.to_ascii_lowercase()),
         _ => true,
     }
-}
-
-/// `x-default`, or a language with, at will, a script and a region: `en`, `pt-BR`, `zh-Hant-TW`.
-fn is_language(text: &str) -> bool {
-    if text.eq_ignore_ascii_case("x-default") {
-        return true;
-    }
-    let mut parts = text.split('-');
-    let letters = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphabetic());
-    let language = parts.next().is_some_and(|part| matches!(part.len(), 2 | 3) && letters(part));
-    language
-        && parts.all(|part| match part.len() {
-            2 | 4 => letters(part),
-            3 => part.bytes().all(|byte| byte.is_ascii_digit()),
-            _ => false,
-        })
 }

@@ -92,6 +92,7 @@ fn write(field: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<State, Faul
     Ok(if is_older(at, &date, NEWS_HOURS, policy.now_ms) { State::Old } else { State::Recent })
 }
 
-fn is_language(text: &str) -> bool {
+/// Whether a publication's language, in small letters, is one.
+pub(crate) fn is_language(text: &str) -> bool {
     matches!(text, "zh-cn" | "zh-tw") || (matches!(text.len(), 2 | 3) && text.bytes().all(|b| b.is_ascii_lowercase()))
 }

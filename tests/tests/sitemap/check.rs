@@ -326,7 +326,9 @@ async fn extensions_are_held_to_their_rules() {
          <video:duration>600</video:duration></video:video>"
             .to_owned(),
         news.to_owned(),
+        news.replace("2025-11-22", "2025-11-22T10:00+09:00").replace(">en<", ">zh-cn<"),
         link("en", "/a"),
+        link("en-GB", "/a"),
         link("x-default", "/a"),
         // One page stands for a language and for all others.
         format!(
@@ -346,11 +348,14 @@ async fn extensions_are_held_to_their_rules() {
         (fine[1].replace("player_loc", "xyz"), "neither content_loc nor player_loc"),
         (news.replace("2025-11-22", "yesterday"), "<publication_date> holds"),
         (format!("{news}{news}"), "more than one <news>"),
+        (news.replace(">en<", ">english<"), "<publication/language> holds"),
         (link("english", "/a"), "is no language"),
+        (link("en-UK", "/a"), "is no language"),
         (link("de", "/b"), "do not name the page itself"),
         (format!("{}{}", link("en", "/a"), link("en", "/b")), "stands twice"),
         (format!("{}{}", link("en", "/a"), link("de", "/b")), "does not link back"),
         ("<lastmod>2025-11-22T00:00:00.Z</lastmod>".to_owned(), "<lastmod>"),
+        ("<lastmod>2025-11-22T00:00Z</lastmod>".to_owned(), "<lastmod>"),
         ("<foo:bar/>".to_owned(), "is not declared"),
     ];
     for (inside, words) in wrong {
