@@ -20,7 +20,10 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Write, read and look after the caches.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
-    /// Set a key in every region, as in: tidemark cache set user:1 hello --ttl 60s
+    /// Set a key in every region
+    #[command(after_help = "Examples:
+  tidemark cache set user:1 hello
+  tidemark cache set user:1 hello --ttl 60s --wait ap-northeast-2")]
     Set {
         /// The key
         key: String,
@@ -34,6 +37,8 @@ pub(crate) enum CacheCommand {
         wait: Vec<String>,
     },
     /// Delete a key in every region
+    #[command(after_help = "Examples:
+  tidemark cache delete user:1")]
     Delete {
         /// The key
         key: String,
@@ -42,6 +47,8 @@ pub(crate) enum CacheCommand {
         wait: Vec<String>,
     },
     /// Read a key from one region; exits with 1 where it is absent
+    #[command(after_help = "Examples:
+  tidemark cache get user:1 --region ap-northeast-2")]
     Get {
         /// The key
         key: String,
@@ -58,6 +65,8 @@ pub(crate) enum CacheCommand {
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
     /// Take a snapshot of a region to its bucket
+    #[command(after_help = "Examples:
+  tidemark cache snapshot --region us-east-1")]
     Snapshot {
         /// The region; the hub without
         #[arg(long)]
@@ -66,8 +75,10 @@ pub(crate) enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Rewrite a live region from another one and the stream, without a flush, as in:
-    /// tidemark cache resync --region ap-northeast-2
+    /// Rewrite a live region from another one and the stream, without a flush
+    #[command(after_help = "Examples:
+  tidemark cache resync --region ap-northeast-2
+  tidemark cache resync --region ap-northeast-2 --from eu-west-1")]
     Resync {
         /// The region to rewrite
         #[arg(long)]

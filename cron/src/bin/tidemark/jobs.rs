@@ -15,8 +15,12 @@ use tidemark_cron::run::{Progress, RunId, RunRecord, Standing};
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// List the jobs there are
+    #[command(after_help = "Examples:
+  tidemark jobs list")]
     List,
-    /// Run a job now and follow it to its end, as in: tidemark jobs run sitemap --arg site=demo
+    /// Run a job now and follow it to its end
+    #[command(after_help = "Examples:
+  tidemark jobs run sitemap --arg site=shop")]
     Run {
         /// One of those that `tidemark jobs list` names
         job: String,
@@ -28,6 +32,9 @@ pub(crate) enum JobsCommand {
         json: bool,
     },
     /// Show what a run did, or how far it is
+    #[command(after_help = "Examples:
+  tidemark jobs show sitemap-6d1c2f
+  tidemark jobs show sitemap-6d1c2f --json")]
     Show {
         /// The run's ID
         run: String,

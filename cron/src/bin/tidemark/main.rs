@@ -47,3 +47,42 @@ async fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The words of a command line in which quotes are single.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in line.chars() {
+            match (c, words.last_mut()) {
+                ('\'', _) => quoted = !quoted,
+                (' ', _) if !quoted => words.push(String::new()),
+                (_, Some(word)) => word.push(c),
+                (_, None) => {}
+            }
+        }
+        words
+    }
+
+    fn check(command: &clap::Command, path: &str) {
+        let mut inner = command.get_subcommands().filter(|inner| inner.get_name() != "help").peekable();
+        if inner.peek().is_none() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().skip(1).map(str::trim).collect();
+            assert!(!examples.is_empty(), "{path} has no example");
+            for example in examples {
+                assert!(example.starts_with(&format!("{path} ")) || example == path, "{path}: {example}");
+                assert!(Cli::try_parse_from(words(example)).is_ok(), "{:?}", Cli::try_parse_from(words(example)).err());
+            }
+        }
+        inner.for_each(|inner| check(inner, &format!("{path} {}", inner.get_name())));
+    }
+
+    #[test]
+    fn every_command_shows_examples_that_it_takes() {
+        check(&Cli::command(), "tidemark");
+    }
+}

@@ -29,6 +29,8 @@ const REASON_CHARS: usize = 100;
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuarantineCommand {
     /// List quarantined changes, the newest first
+    #[command(after_help = "Examples:
+  tidemark cache quarantine list --region ap-northeast-2 --limit 10")]
     List {
         /// Only of this region
         #[arg(long)]
@@ -41,6 +43,8 @@ pub(crate) enum QuarantineCommand {
         json: bool,
     },
     /// Show all of one, with its change decoded
+    #[command(after_help = "Examples:
+  tidemark cache quarantine show 12/49590338271490256608559692538361571095921575989136588898:0")]
     Show {
         /// Its ID, as list prints it: LANE/SEQUENCE:INDEX
         id: String,
@@ -49,6 +53,8 @@ pub(crate) enum QuarantineCommand {
         region: Option<String>,
     },
     /// Publish one anew, where no later change of its key is on the stream; exits with 1 where it is refused
+    #[command(after_help = "Examples:
+  tidemark cache quarantine retry 12/49590338271490256608559692538361571095921575989136588898:0")]
     Retry {
         /// Its ID, as list prints it: LANE/SEQUENCE:INDEX
         id: String,

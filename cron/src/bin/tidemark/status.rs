@@ -26,6 +26,9 @@ const LAG_SHOWN_MS: i64 = 5_000;
 
 /// How to show the status.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark cache status
+  tidemark cache status --lanes --watch 5")]
 pub(crate) struct StatusArguments {
     /// List every lane, not only those that need a look
     #[arg(long)]

@@ -27,6 +27,10 @@ const EXIT_REJECTED: u8 = 2;
 
 /// Arguments of `sitemap build`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap build --input pages.csv --base-url https://www.example.com --out public/sitemaps
+  tidemark sitemap build --input a.parquet --input b.parquet --base-url https://www.example.com --out public --dry-run
+  tidemark sitemap build --input pages.ndjson.gz --site shop.toml --out public")]
 pub(crate) struct BuildArgs {
     /// Page list: .csv, .tsv, .ndjson or .jsonl (also .gz or .zst), or .parquet, with a column loc; may be repeated
     #[arg(long, required = true, value_name = "FILE")]

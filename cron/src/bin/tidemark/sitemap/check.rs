@@ -16,6 +16,10 @@ const SAMPLE: usize = 10;
 
 /// Arguments of `sitemap check`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap check https://www.example.com/sitemap-index.xml
+  tidemark sitemap check public/sitemaps
+  tidemark sitemap check https://www.example.com/sitemap.xml --sample 100 --agent googlebot --json")]
 pub(crate) struct CheckArgs {
     /// Address of the index or of a single shard; or a local one, or the directory that the index lies in. Of a sitemap with
     /// several indexes all are checked: those in the directory, or those that robots.txt names beside the address

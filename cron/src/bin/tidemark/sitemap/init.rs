@@ -10,6 +10,8 @@ use tidemark_sitemap::loc::BaseUrl;
 
 /// Arguments of `sitemap init`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap init --base-url https://www.example.com --out shop.toml")]
 pub(crate) struct InitArgs {
     /// The site, as in `https://www.example.com`
     #[arg(long, value_name = "URL", default_value = "https://www.example.com")]

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 /// Arguments of `sitemap plan`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap plan shop
+  tidemark sitemap plan shop --sitemap news --arg since=2025-11-01")]
 pub(crate) struct PlanArgs {
     /// The site, as in sites/NAME.toml
     site: String,
@@ -25,6 +28,10 @@ pub(crate) struct PlanArgs {
 
 /// Arguments of `sitemap run`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap run shop
+  tidemark sitemap run shop --plan sitemap_plan-6d1c2f
+  tidemark sitemap run shop --accept-drop 'anna: the old catalogue went'")]
 pub(crate) struct RunArgs {
     /// The site, as in sites/NAME.toml
     site: String,

@@ -7,6 +7,9 @@ use tidemark_cron::jobs::sitemap_rollback;
 
 /// Arguments of `sitemap rollback`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap rollback shop --dry-run
+  tidemark sitemap rollback shop --hold")]
 pub(crate) struct RollbackArgs {
     /// The site, as in sites/NAME.toml
     site: String,
@@ -29,6 +32,8 @@ pub(crate) struct RollbackArgs {
 
 /// Arguments of `sitemap release`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap release shop")]
 pub(crate) struct ReleaseArgs {
     /// The site, as in sites/NAME.toml
     site: String,
