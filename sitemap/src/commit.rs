@@ -10,7 +10,7 @@ use crate::refresh::{Committed, RefreshError, Surroundings};
 use crate::report::Report;
 use crate::run_report::Entry;
 use crate::site::Site;
-use crate::tell::{Teller, Told};
+use crate::tell::{Named, Teller, Told};
 use std::path::Path;
 use tidemark_runtime::clock::Clock;
 use tidemark_runtime::state::{Held, StateError};
@@ -58,6 +58,7 @@ pub(crate) struct Ended {
     pub(crate) published: Published,
     pub(crate) rejects: Option<String>,
     pub(crate) told: Option<Told>,
+    pub(crate) robots: Option<Named>,
     pub(crate) invalidated: Option<Invalidated>,
 }
 
@@ -80,7 +81,7 @@ impl Ending<'_> {
             held.commit(around.clock.now_ms() + LEASE_MS).await?;
         }
         let (manifest, published) = self.publish(built, held).await?;
-        for index in &published.indexes_new {
+        for index in published.indexes_new.iter().filter(|_| self.site.target.robots.is_none()) {
             tracing::warn!(site, index, "robots.txt has to name a new index, crawlers do not find it else");
             report.flag(INDEX_NEW, 1);
         }
@@ -90,10 +91,11 @@ impl Ending<'_> {
             true => invalidate(around.edge.as_deref(), &self.site.target, (site, run)).await,
             false => None,
         };
+        let robots = teller.name(self.site, &manifest).await;
         teller.drain(self.site, &around.clock, told.as_mut()).await;
         let times = (self.began_ms, around.clock.now_ms());
         teller.report(Entry::new(run, times, &manifest, &published, &report), &report).await;
-        Ok(Ended { manifest, key, published, rejects, told, invalidated })
+        Ok(Ended { manifest, key, published, rejects, told, robots, invalidated })
     }
 
     /// Puts what was built in its place; the manifest comes back with what the bucket says of each file.

@@ -2,7 +2,8 @@
 //!
 //! Promises: what changed is stored before the first file is published, in parts of one POST each, and a part is
 //! removed only after an engine took it (200 or 202). So whatever is killed where, every change is told, some twice.
-//! Never told is what did not change. That engines cannot be reached never fails a run.
+//! Only what is still refused after [`DAYS_MAX`] days is given up, and that is said. Never told is what did not change.
+//! That engines cannot be reached never fails a run.
 
 use crate::build::Built;
 use crate::difference::{Difference, Page, copy_changed, differences_of};
@@ -11,7 +12,7 @@ use crate::site::Target;
 use crate::web::{Web, WebError};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -22,6 +23,10 @@ use url::Url;
 pub const URLS_MAX: usize = 10_000;
 /// POSTs of one drain; what is left goes with the next.
 pub const POSTS_MAX: usize = 200;
+/// Parts that one drain looks at: more than it tells, so that those of a host that is refused keep no other host waiting.
+const PARTS_MAX: i32 = 1_000;
+/// Days for which a part that is refused is tried again.
+pub const DAYS_MAX: i64 = 30;
 /// URLs of a site's first run that are told where nothing else is said.
 pub const FIRST_RUN_MAX: u64 = 10_000;
 /// Where changes are gathered, inside the run's working directory.
@@ -181,17 +186,17 @@ impl Waiting {
         sent.map(drop).map_err(|error| self.failed("storing", &key, DisplayErrorContext(&error).to_string()))
     }
 
-    /// The first parts, oldest first, and whether there are more.
-    async fn list(&self) -> Result<(Vec<String>, bool), IndexNowError> {
+    /// The first [`PARTS_MAX`] parts, oldest first, each with the time when it was stored, in milliseconds since the epoch;
+    /// and whether there are more.
+    async fn list(&self) -> Result<(Vec<(String, i64)>, bool), IndexNowError> {
         let prefix = keys::indexnow(&self.site);
-        let limit = i32::try_from(POSTS_MAX).unwrap_or(i32::MAX);
-        let request = self.s3.list_objects_v2().bucket(&self.bucket).prefix(&prefix).max_keys(limit);
-        let listed = request.send().await;
+        let listed = self.s3.list_objects_v2().bucket(&self.bucket).prefix(&prefix).max_keys(PARTS_MAX).send().await;
         let listed =
             listed.map_err(|error| self.failed("listing", &prefix, DisplayErrorContext(&error).to_string()))?;
         let more = listed.is_truncated.unwrap_or(false);
-        let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key);
-        Ok((keys.take(POSTS_MAX).collect(), more))
+        let stored_ms = |at: Option<DateTime>| at.and_then(|at| at.to_millis().ok()).unwrap_or(i64::MAX);
+        let parts = listed.contents.unwrap_or_default().into_iter();
+        Ok((parts.filter_map(|object| Some((object.key?, stored_ms(object.last_modified)))).collect(), more))
     }
 
     async fn read(&self, key: &str) -> Result<Vec<String>, IndexNowError> {
@@ -274,46 +279,58 @@ pub struct Drained {
     pub posts: usize,
     /// Whether parts still wait; they go with the next run.
     pub waiting: bool,
+    /// Parts that were refused for [`DAYS_MAX`] days and are not tried again.
+    pub given_up: usize,
     /// Why it ended before its time, if it did.
     pub problem: Option<String>,
 }
 
-/// Tells the parts that wait, oldest first, and removes each when it was taken. Call it after the commit.
+/// Tells the parts that wait, oldest first, and removes each when it was taken. Call it after the commit, at `now_ms`,
+/// milliseconds since the epoch.
 ///
 /// # Errors
 /// An [`IndexNowError`] where the parts cannot be listed, read or removed. Engines that refuse are no error: see
 /// [`Drained::problem`].
-pub async fn drain(web: &Web, waiting: &Waiting, settings: &Settings) -> Result<Drained, IndexNowError> {
+pub async fn drain(web: &Web, waiting: &Waiting, settings: &Settings, now_ms: i64) -> Result<Drained, IndexNowError> {
+    const DAY_MS: i64 = 24 * 3_600_000;
     let (parts, more) = waiting.list().await?;
     let mut drained = Drained { waiting: more, ..Drained::default() };
     // An engine that was busy once is not asked again for the next part, and no part of a host is told behind a refusal.
     let (mut first, mut refused) = (0, HashSet::new());
-    for key in parts {
+    for (key, stored_ms) in parts {
+        if drained.posts == POSTS_MAX {
+            drained.waiting = true;
+            break;
+        }
         let urls = waiting.read(&key).await?;
         let Some(request) = Request::of(settings, &urls) else {
             waiting.remove(&key).await?;
             continue;
         };
-        if refused.contains(&request.host) {
-            drained.waiting = true;
-            continue;
+        if !refused.contains(&request.host) {
+            match tell(web, settings, &request, &mut first).await {
+                Ok(()) => {
+                    waiting.remove(&key).await?;
+                    drained.told += urls.len() as u64;
+                    drained.posts += 1;
+                    continue;
+                }
+                Err(Untold::Refused(problem)) => {
+                    drained.problem = Some(problem);
+                    refused.insert(request.host);
+                }
+                Err(Untold::Unreached(problem)) => {
+                    drained.waiting = true;
+                    drained.problem = Some(problem);
+                    break;
+                }
+            }
         }
-        match tell(web, settings, &request, &mut first).await {
-            Ok(()) => {
-                waiting.remove(&key).await?;
-                drained.told += urls.len() as u64;
-                drained.posts += 1;
-            }
-            Err(Untold::Refused(problem)) => {
-                drained.waiting = true;
-                drained.problem = Some(problem);
-                refused.insert(request.host);
-            }
-            Err(Untold::Unreached(problem)) => {
-                drained.waiting = true;
-                drained.problem = Some(problem);
-                break;
-            }
+        if now_ms.saturating_sub(stored_ms) > DAYS_MAX * DAY_MS {
+            waiting.remove(&key).await?;
+            drained.given_up += 1;
+        } else {
+            drained.waiting = true;
         }
     }
     Ok(drained)

@@ -210,6 +210,25 @@ impl Found {
         };
         Ok(Input { rows, query_id: self.query_id.clone() })
     }
+
+    /// Looks whether the files are as they were found, without fetching any.
+    ///
+    /// # Errors
+    /// An [`InputError`] that names the first that is not.
+    pub async fn check(&self, reach: Reach<'_>) -> Result<(), InputError> {
+        let files = self.files.as_deref().unwrap_or_default();
+        let keys = || files.iter().map(|file| file.key.as_str());
+        let (Some(file), Some(first), Some(last)) = (files.first(), keys().min(), keys().max()) else { return Ok(()) };
+        let common = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
+        let prefix = first.get(..common).and_then(|common| common.rsplit_once('/')).map_or("", |(folder, _)| folder);
+        let there = listed(reach.s3, &file.bucket, &format!("{prefix}/")).await?;
+        match files.iter().find(|file| !there.contains(file)) {
+            Some(Object { bucket, key, .. }) => {
+                Err(object_error("reading", bucket, key, "it is gone, or another than was found".to_owned()))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Finds the rows of `source`, whose query is `statement`; an UNLOAD writes them under `target`, where they stay.

@@ -34,7 +34,7 @@ use crate::rollback::{Damage, RollbackError};
 use crate::site::{Site, SiteError};
 use crate::source::SourceError;
 use crate::supply::Supply;
-use crate::tell::Told;
+use crate::tell::{Named, Told};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,6 +112,9 @@ pub struct Refreshed {
     /// What IndexNow was told, where the site wants that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// What became of the lines in robots.txt, where the site has them written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robots: Option<Named>,
     /// What the CDN was told, where the site wants that and something changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalidated: Option<Invalidated>,
@@ -362,7 +365,7 @@ async fn under_lease(
     let report = built.report.clone();
     let ended = ending.commit(built, fingerprint, held).await?;
     let (urls, shards) = (ended.manifest.urls(), ended.manifest.shards.len());
-    let Ended { key, published, rejects, told, invalidated, .. } = ended;
+    let Ended { key, published, rejects, told, robots, invalidated, .. } = ended;
     let accepted = ended.manifest.accepted.filter(|_| !input_unchanged);
     Ok(Refreshed {
         site: run.site.to_owned(),
@@ -375,6 +378,7 @@ async fn under_lease(
         manifest: key,
         rejects,
         told,
+        robots,
         invalidated,
     })
 }
@@ -490,7 +494,11 @@ impl Surroundings {
     ) -> Result<Option<(Built, Option<String>)>, RefreshError> {
         if let Some(plan) = plan {
             let built = match &plan.lowers {
-                Some(lowers) => self.in_parts(pass)?.build(&plan.rows, lowers).await?,
+                Some(lowers) => {
+                    // A part would tell of the file that it misses, and not what to do.
+                    plan.rows.check(self.reach()).await.map_err(PlanError::Rows)?;
+                    self.in_parts(pass)?.build(&plan.rows, lowers).await?
+                }
                 None => {
                     let input = plan.rows.open(self.reach(), pass.attempt.work_dir).await.map_err(PlanError::Rows)?;
                     self.pass(pass, &input).await?

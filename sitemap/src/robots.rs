@@ -2,16 +2,24 @@
 //!
 //! The file is usually somebody else's. What is written stands between two markers; every byte outside them stays.
 
+use crate::keys;
+use crate::manifest::Manifest;
+use crate::site::Sitemap;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 /// Bytes of a robots.txt that crawlers read at least, and Google at most (RFC 9309, 500 KiB).
 pub const BYTES_MAX: usize = 512_000;
 
 const BEGIN: &str = "# begin tidemark sitemaps";
 const END: &str = "# end tidemark sitemaps";
+const FIELD: &str = "Sitemap: ";
+/// How often writing is tried where somebody else wrote meanwhile.
+const TRIES_MAX: usize = 3;
 
 /// A robots.txt that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,18 +131,79 @@ fn matches(pattern: &str, path: &str) -> bool {
     true
 }
 
-/// The lines that name `indexes` (addresses of indexes), as they are to stand in a robots.txt.
+/// What robots.txt has to name of a sitemap whose last manifest is `manifest`: the address of each index, and of each shard
+/// where one of its engines reads no index.
 #[must_use]
-pub fn lines(indexes: &[String]) -> String {
+pub fn addresses(sitemap: &Sitemap, manifest: &Manifest) -> Vec<String> {
+    // The first index is there from the first run on.
+    let mut numbers = manifest.indexes();
+    numbers.insert(1);
+    let indexes = numbers.into_iter().map(keys::index_file);
+    let reads_all = sitemap.rows.engines.iter().all(|engine| engine.reads_index());
+    let shards = manifest.shards.iter().filter(|_| !reads_all).map(|shard| shard.file.clone());
+    indexes.chain(shards).map(|file| format!("{}/{file}", sitemap.files_url)).collect()
+}
+
+/// The lines that name `addresses`, as they are to stand in a robots.txt.
+#[must_use]
+pub fn lines(addresses: &[String]) -> String {
     let mut out = format!("{BEGIN}\n");
-    for index in indexes {
-        out.push_str("Sitemap: ");
-        out.push_str(index);
+    for address in addresses {
+        out.push_str(FIELD);
+        out.push_str(address);
         out.push('\n');
     }
     out.push_str(END);
     out.push('\n');
     out
+}
+
+/// A robots.txt in S3, as in `s3://www-bucket/robots.txt`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+}
+
+impl FromStr for Object {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.strip_prefix("s3://").and_then(|rest| rest.split_once('/'));
+        let (bucket, key) = parts
+            .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty() && !key.ends_with('/'))
+            .ok_or_else(|| format!("is {text:?}, which is no object: give one such as s3://www-bucket/robots.txt"))?;
+        Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// Which lines between the markers are replaced.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// All of them.
+    All,
+    /// Those of files in this directory, an address without a last slash: what lies elsewhere is another sitemap's.
+    Directory(&'a str),
+}
+
+impl Scope<'_> {
+    fn has(self, address: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Directory(directory) => address
+                .strip_prefix(directory)
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|file| !file.contains('/')),
+        }
+    }
 }
 
 /// Why a robots.txt cannot be written.
@@ -147,63 +216,79 @@ pub enum RobotsError {
     #[error("robots.txt would have {0} bytes, crawlers read {BYTES_MAX}: shorten it first")]
     TooLong(usize),
     /// S3 did not do its part.
-    #[error("{operation} s3://{bucket}/{key} failed: {message}")]
+    #[error("{operation} {object} failed: {message}")]
     Object {
         /// What was tried.
         operation: &'static str,
-        /// The bucket.
-        bucket: String,
-        /// The key.
-        key: String,
+        /// The object.
+        object: Object,
         /// What S3 said, and what to do where that is known.
         message: String,
     },
 }
 
-/// `text` with the lines for `indexes` between the markers: in their place where they are there, at the end otherwise.
-/// Every byte outside the markers stays as it is.
+/// `text` with the lines for `addresses` between the markers, in the place of those of `scope`: where the markers stand, or
+/// with them at the end. Every byte outside them stays as it is.
 ///
 /// # Errors
 /// A [`RobotsError`]; nothing is guessed.
-pub fn with_lines(text: &[u8], indexes: &[String]) -> Result<Vec<u8>, RobotsError> {
-    let lines = lines(indexes);
-    let mut out = Vec::with_capacity(text.len() + lines.len() + 1);
-    match marked(text)? {
-        Some(range) => {
-            out.extend_from_slice(&text[..range.start]);
-            out.extend_from_slice(lines.as_bytes());
-            out.extend_from_slice(&text[range.end..]);
-        }
-        None => {
-            out.extend_from_slice(text);
-            if !matches!(text.last(), None | Some(b'\n' | b'\r')) {
-                out.push(b'\n');
-            }
-            out.extend_from_slice(lines.as_bytes());
-        }
+pub fn with_lines(text: &[u8], scope: Scope<'_>, addresses: &[String]) -> Result<Vec<u8>, RobotsError> {
+    let mut out = Vec::with_capacity(text.len());
+    let range = marked(text)?;
+    let (before, between, after) = match &range {
+        Some(range) => (&text[..range.start], &text[range.clone()], &text[range.end..]),
+        None => (text, &[][..], &[][..]),
+    };
+    let between = String::from_utf8_lossy(between);
+    let mut old: Vec<&str> = between.lines().filter_map(|line| line.trim().strip_prefix(FIELD)).collect();
+    let place = old.iter().position(|address| scope.has(address)).unwrap_or(old.len());
+    old.retain(|address| !scope.has(address));
+    let mut wanted: Vec<String> = old.into_iter().map(str::to_owned).collect();
+    wanted.splice(place..place, addresses.iter().cloned());
+    out.extend_from_slice(before);
+    if range.is_none() && !matches!(before.last(), None | Some(b'\n' | b'\r')) {
+        out.push(b'\n');
     }
+    out.extend_from_slice(lines(&wanted).as_bytes());
+    out.extend_from_slice(after);
     if out.len() > BYTES_MAX { Err(RobotsError::TooLong(out.len())) } else { Ok(out) }
 }
 
-/// Puts the lines for `indexes` into the robots.txt at `key` of `bucket`, on the condition that nobody else wrote it since
-/// it was read. Type, caching and metadata stay as they are. False where it held them already, and nothing was written.
+/// Puts the lines for `addresses` into `object` in the place of those of `scope`, on the condition that nobody else wrote it
+/// since it was read; else it is read again, [`TRIES_MAX`] times. Type, caching and metadata stay as they are. False where it
+/// held them already, and nothing was written.
 ///
 /// # Errors
 /// A [`RobotsError`]; the object is then as it was.
-pub async fn write(s3: &Client, bucket: &str, key: &str, indexes: &[String]) -> Result<bool, RobotsError> {
-    let failed =
-        |operation, message| RobotsError::Object { operation, bucket: bucket.to_owned(), key: key.to_owned(), message };
-    let mut request = s3.put_object().bucket(bucket).key(key);
-    let text = match s3.get_object().bucket(bucket).key(key).send().await {
-        Ok(object) => {
-            let etag = object.e_tag.clone().ok_or_else(|| failed("reading", "the answer holds no ETag".to_owned()))?;
+pub async fn write(s3: &Client, object: &Object, scope: Scope<'_>, addresses: &[String]) -> Result<bool, RobotsError> {
+    for _ in 0..TRIES_MAX {
+        if let Some(written) = try_write(s3, object, scope, addresses).await? {
+            return Ok(written);
+        }
+    }
+    let message = "somebody else wrote it meanwhile, again and again: run this again".to_owned();
+    Err(RobotsError::Object { operation: "writing", object: object.clone(), message })
+}
+
+/// Nothing where somebody else wrote it meanwhile.
+async fn try_write(
+    s3: &Client,
+    object: &Object,
+    scope: Scope<'_>,
+    addresses: &[String],
+) -> Result<Option<bool>, RobotsError> {
+    let failed = |operation, message| RobotsError::Object { operation, object: object.clone(), message };
+    let mut request = s3.put_object().bucket(&object.bucket).key(&object.key);
+    let text = match s3.get_object().bucket(&object.bucket).key(&object.key).send().await {
+        Ok(found) => {
+            let etag = found.e_tag.clone().ok_or_else(|| failed("reading", "the answer holds no ETag".to_owned()))?;
             request = request
                 .if_match(etag)
-                .set_content_type(object.content_type.clone())
-                .set_cache_control(object.cache_control.clone())
-                .set_content_encoding(object.content_encoding.clone())
-                .set_metadata(object.metadata.clone());
-            object.body.collect().await.map_err(|error| failed("reading", error.to_string()))?.to_vec()
+                .set_content_type(found.content_type.clone())
+                .set_cache_control(found.cache_control.clone())
+                .set_content_encoding(found.content_encoding.clone())
+                .set_metadata(found.metadata.clone());
+            found.body.collect().await.map_err(|error| failed("reading", error.to_string()))?.to_vec()
         }
         Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
             request = request.if_none_match("*").content_type("text/plain; charset=utf-8");
@@ -214,15 +299,17 @@ pub async fn write(s3: &Client, bucket: &str, key: &str, indexes: &[String]) -> 
     if text.starts_with(&[0x1f, 0x8b]) {
         return Err(failed("reading", "it is stored packed: store it plain, or write the lines by hand".to_owned()));
     }
-    let with = with_lines(&text, indexes)?;
+    let with = with_lines(&text, scope, addresses)?;
     if with == text {
-        return Ok(false);
+        return Ok(Some(false));
     }
-    let sent = request.body(ByteStream::from(with)).send().await;
-    sent.map(|_| true).map_err(|error| match error.raw_response().map(|response| response.status().as_u16()) {
-        Some(409 | 412) => failed("writing", "somebody else wrote it meanwhile: run this again".to_owned()),
-        _ => failed("writing", DisplayErrorContext(&error).to_string()),
-    })
+    match request.body(ByteStream::from(with)).send().await {
+        Ok(_) => Ok(Some(true)),
+        Err(error) => match error.raw_response().map(|response| response.status().as_u16()) {
+            Some(409 | 412) => Ok(None),
+            _ => Err(failed("writing", DisplayErrorContext(&error).to_string())),
+        },
+    }
 }
 
 /// Where the markers and what is between them stand, their line ends included.
@@ -285,7 +372,8 @@ mod tests {
     fn lines_replace_only_what_is_between_the_markers() {
         let index = ["https://a.example/sitemap-index.xml".to_owned()];
         let ours = "# begin tidemark sitemaps\nSitemap: https://a.example/sitemap-index.xml\n# end tidemark sitemaps\n";
-        let with = |text: &str| with_lines(text.as_bytes(), &index).map(|bytes| String::from_utf8(bytes).unwrap());
+        let with =
+            |text: &str| with_lines(text.as_bytes(), Scope::All, &index).map(|bytes| String::from_utf8(bytes).unwrap());
         assert_eq!(with("").unwrap(), ours);
         assert_eq!(with("User-agent: *").unwrap(), format!("User-agent: *\n{ours}"));
         let old = "a\r\n# begin tidemark sitemaps\r\nSitemap: x\r\n# end tidemark sitemaps\r\nb";
@@ -298,6 +386,35 @@ mod tests {
         assert_eq!(with(&"x".repeat(BYTES_MAX)), Err(RobotsError::TooLong(BYTES_MAX + 1 + ours.len())));
     }
 
+    #[test]
+    fn lines_of_other_sitemaps_stay_where_they_are() {
+        let named = |names: &[&str]| names.iter().map(|name| format!("https://a.example/{name}")).collect::<Vec<_>>();
+        let with = |old: &[&str], directory: &str, own: &[&str]| {
+            let (text, own) = (lines(&named(old)), named(own));
+            let made = with_lines(text.as_bytes(), Scope::Directory(directory), &own).unwrap();
+            let again = with_lines(&made, Scope::Directory(directory), &own).unwrap();
+            assert_eq!(made, again);
+            Robots::parse(&made).sitemaps.into_iter().map(|(_, address)| address).collect::<Vec<_>>()
+        };
+        let old = ["news/i.xml", "i.xml", "i-2.xml", "x/i.xml"];
+        assert_eq!(with(&old, "https://a.example", &["i.xml"]), named(&["news/i.xml", "i.xml", "x/i.xml"]));
+        assert_eq!(
+            with(&old, "https://a.example/news", &["news/i.xml", "news/i-2.xml"])[..2],
+            named(&["news/i.xml", "news/i-2.xml"])
+        );
+        assert_eq!(with(&old, "https://a.example/new", &["new/i.xml"])[4..], named(&["new/i.xml"]));
+        assert_eq!(with(&[], "https://a.example", &["i.xml"]), named(&["i.xml"]));
+    }
+
+    #[test]
+    fn objects_are_named_by_bucket_and_key() {
+        let object: Object = "s3://www-bucket/a/robots.txt".parse().unwrap();
+        assert_eq!((object.bucket.as_str(), object.key.as_str()), ("www-bucket", "a/robots.txt"));
+        for bad in ["www-bucket/robots.txt", "s3://", "s3://b", "s3:///robots.txt", "s3://b/", "s3://b/a/"] {
+            assert!(bad.parse::<Object>().unwrap_err().contains("give one such as"), "{bad}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_byte_outside_the_markers_stays(before in "[ -~\n\r]{0,60}", after in "[ -~\n\r]{0,60}") {
@@ -305,7 +422,7 @@ mod tests {
             let before = if before.is_empty() { before } else { format!("{before}\n") };
             let text = format!("{before}{}{after}", block("old"));
             let wanted = format!("{before}{}{after}", block("new"));
-            let made = with_lines(text.as_bytes(), &["https://a.example/new.xml".to_owned()]).unwrap();
+            let made = with_lines(text.as_bytes(), Scope::All, &["https://a.example/new.xml".to_owned()]).unwrap();
             prop_assert_eq!(String::from_utf8(made).unwrap(), wanted);
         }
 
@@ -314,7 +431,7 @@ mod tests {
             let robots = Robots::parse(&text);
             let _forbidden = robots.forbids("x", &path);
             matches(&pattern, &path);
-            let _made = with_lines(&text, &[]);
+            let _made = with_lines(&text, Scope::Directory("https://a.example"), &["https://a.example/x".to_owned()]);
         }
     }
 }

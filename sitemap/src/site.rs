@@ -14,6 +14,7 @@ use crate::loc::BaseUrl;
 use crate::pages::{self, Policy};
 use crate::parts;
 use crate::report::KINDS_MAX;
+use crate::robots;
 use crate::select::Select;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
@@ -104,6 +105,7 @@ struct FilePublish {
     #[serde(default)]
     content_encoding: bool,
     distribution: Option<String>,
+    robots: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -203,6 +205,8 @@ pub struct Target {
     pub grace_ms: i64,
     /// The CloudFront distribution whose copies are invalidated after a change, if they are.
     pub distribution: Option<String>,
+    /// The robots.txt that runs may put the sitemap's lines into, if they may.
+    pub robots: Option<robots::Object>,
 }
 
 /// Reads and checks the settings in `text`, of every sitemap that the site has; `name` is the file or object, for
@@ -444,12 +448,15 @@ fn target(file: FilePublish, wrong: &Wrong<'_>) -> Result<Target, SiteError> {
             return Err(wrong("publish.prefix", problem));
         }
     }
+    let robots =
+        file.robots.as_deref().map(str::parse).transpose().map_err(|problem| wrong("publish.robots", problem))?;
     Ok(Target {
         bucket: file.bucket,
         prefix,
         edge_ttl: Duration::from_secs(file.edge_ttl_seconds),
         grace_ms: i64::from(file.grace_hours) * 3_600_000,
         distribution: file.distribution,
+        robots,
     })
 }
 

@@ -1,10 +1,12 @@
-//! What a refresh tells others: IndexNow of what changed, and people by the report of runs.
+//! What a refresh tells others: IndexNow of what changed, robots.txt of the indexes, and people by the report of runs.
 //!
-//! Neither is worth a sitemap: what goes wrong here is said in the outcome and in the log, and the run goes on.
+//! None is worth a sitemap: what goes wrong here is said in the outcome and in the log, and the run goes on.
 
 use crate::build::Built;
 use crate::indexnow::{self, Drained, Gathered, Waiting};
+use crate::manifest::Manifest;
 use crate::report::Report;
+use crate::robots::{self, Scope};
 use crate::run_report::{self, Entry};
 use crate::site::Site;
 use crate::web::{USER_AGENT, Web};
@@ -24,6 +26,17 @@ pub struct Told {
     /// What engines took after the commit; parts of earlier runs are among it.
     pub drained: Drained,
     /// What went wrong, if something did.
+    pub problem: Option<String>,
+}
+
+/// What became of the lines in robots.txt.
+#[derive(Clone, Debug, Serialize)]
+pub struct Named {
+    /// The robots.txt.
+    pub object: String,
+    /// Whether it was written: where it named the sitemap already, it was not.
+    pub written: bool,
+    /// What went wrong, if something did; the next run tries again.
     pub problem: Option<String>,
 }
 
@@ -67,7 +80,10 @@ impl Teller<'_> {
     pub async fn drain(&self, site: &Site, clock: &Clock, told: Option<&mut Told>) {
         let (Some(settings), Some(told)) = (&site.indexnow, told) else { return };
         let drained = match Web::new(clock.clone(), USER_AGENT) {
-            Ok(web) => indexnow::drain(&web, &self.waiting(), settings).await.map_err(|error| error.to_string()),
+            Ok(web) => {
+                let drained = indexnow::drain(&web, &self.waiting(), settings, clock.now_ms()).await;
+                drained.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         match drained {
@@ -75,9 +91,25 @@ impl Teller<'_> {
             Err(error) => told.problem = Some(error),
         }
         if let Some(problem) = told.drained.problem.as_ref().or(told.problem.as_ref()) {
-            let waiting = told.drained.waiting;
-            tracing::warn!(site = self.site, problem, waiting, "IndexNow was not told everything");
+            let Drained { waiting, given_up, .. } = told.drained;
+            tracing::warn!(site = self.site, problem, waiting, given_up, "IndexNow was not told everything");
         }
+    }
+
+    /// Has robots.txt name what `manifest` has, where the `site` wants that. Call it under the lease, after the commit.
+    pub async fn name(&self, site: &Site, manifest: &Manifest) -> Option<Named> {
+        let object = site.target.robots.as_ref()?;
+        let addresses = robots::addresses(&site.sitemap, manifest);
+        let scope = Scope::Directory(&site.sitemap.files_url);
+        let mut named = Named { object: object.to_string(), written: false, problem: None };
+        match robots::write(self.s3, object, scope, &addresses).await {
+            Ok(written) => named.written = written,
+            Err(error) => {
+                tracing::warn!(site = self.site, %error, "robots.txt does not name the sitemap, or not all of it");
+                named.problem = Some(error.to_string());
+            }
+        }
+        Some(named)
     }
 
     /// Adds the run to the site's report. Call it under the lease, after the commit.

@@ -82,6 +82,7 @@ fn every_mistake_names_its_field() {
         ("prefix = \"/a/b\"", "prefix = \"a/../b\"", "publish.prefix"),
         ("prefix = \"/a/b\"", "edge_ttl_seconds = 3600", "publish.edge_ttl_seconds"),
         ("prefix = \"/a/b\"", "distribution = \"d1.cloudfront.net\"", "publish.distribution"),
+        ("prefix = \"/a/b\"", "robots = \"www-bucket/robots.txt\"", "publish.robots"),
         ("prefix = \"/a/b\"", "prefix = \"a b\"\ndistribution = \"E2EXAMPLE\"", "publish.prefix"),
         ("prefix = \"/a/b\"", "edge_ttl = 3", "edge_ttl"),
         ("prefix = \"/a/b\"", "[shards]\ntarget_urls = 60000", "shards.target_urls"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tidemark_local::{ARRIVAL_TIMEOUT, Deployment, DeploymentOptions, SITEMAP_BUCKET, until};
+use tidemark_local::{ARRIVAL_TIMEOUT, CRON_FUNCTION, Deployment, DeploymentOptions, SITEMAP_BUCKET, until};
 use tidemark_tests::athena::ModelAthena;
 use tidemark_tests::crawler::{Crawled, crawl};
 use tidemark_tests::indexnow::{Engine, KEY};
@@ -448,5 +448,42 @@ async fn a_fault_is_tried_again_and_what_is_refused_ends_the_run_at_once() -> Re
         let shown = String::from_utf8(shown.stdout)?;
         assert!(shown.contains(" done in ") && shown.contains(wanted), "{wanted}: {shown}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_trigger_that_is_second_to_the_lease_leaves_the_record_of_the_run_alone() -> Result<()> {
+    let mut jobs = Jobs::start().await?;
+    let (cloud, base) = (jobs.deployment.cloud().endpoint(), "https://shop.example");
+    jobs.settings("twin", base, 1, "").await?;
+    jobs.has(&rows(base, 10))?;
+    let trigger = json!({ "job": "sitemap", "args": { "site": "twin" }, "run": "twin-run" }).to_string();
+    let url = format!("{cloud}/2015-03-31/functions/{CRON_FUNCTION}/invocations");
+    let invoke = |url: &str, trigger: &str| {
+        let agent = ureq::Agent::config_builder().timeout_global(Some(ARRIVAL_TIMEOUT)).proxy(None).build().new_agent();
+        Ok::<_, anyhow::Error>(agent.post(url).send(trigger)?.body_mut().read_to_string()?)
+    };
+    // When the first execution is about to take the lease, a second one comes, and is done before it.
+    let (second, answers) = (AtomicBool::new(false), Arc::<Mutex<Vec<u16>>>::default());
+    let (seen, to, again) = (Arc::clone(&answers), url.clone(), trigger.clone());
+    let between = WebServer::start(move |asked| {
+        if asked.method != "PUT" || !asked.path.contains("/jobs/state/") {
+            return asked.forward(&cloud);
+        }
+        let is_first = !second.swap(true, Ordering::Relaxed);
+        if is_first && let Err(error) = invoke(&to, &again) {
+            return Reply::ok("text/plain", format!("{error:#}"));
+        }
+        let reply = asked.forward(&cloud);
+        seen.lock().unwrap_or_else(PoisonError::into_inner).push(reply.status);
+        reply
+    })?;
+    jobs.put_before("AWS_ENDPOINT_URL_S3", &between).await?;
+    let told = tokio::task::spawn_blocking(move || invoke(&url, &trigger)).await??;
+    let record: Value = serde_json::from_str(&jobs.object("jobs/runs/twin-run.json").await?)?;
+    assert!(record["standing"] == "done" && record["error"].is_null(), "{record}, told {told}");
+    let answers = answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(answers.last(), Some(&412), "the first execution was to lose: {answers:?}");
+    assert_eq!(jobs.tries("twin").await?, 1);
     Ok(())
 }

@@ -1,12 +1,18 @@
 //! A refresh is killed at every S3 call that it makes, in every way, and crawlers look on.
 
+use crate::edge::FILES_URL;
+use crate::store::PUBLIC;
 use crate::world::{AFTER_LEASE_MS, FATES, Fate, Input, Job, Rules, World, common, pages, wanted};
+use std::collections::BTreeMap;
 use tidemark_sitemap::publish::INDEX_NEW;
 use tidemark_tests::random::Random;
 
 pub(crate) const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0, per_index: 50_000 };
 /// Indexes that are soon full, so that several come and go.
 pub(crate) const SMALL_INDEXES: Rules = Rules { per_index: 2, ..RULES };
+
+/// The bucket of the site's own files.
+const WWW: &str = "www";
 
 /// Kills the run from `first` to `second` at every call, and lets the same run, and one on `third`, follow. Returns how
 /// many calls there were.
@@ -126,6 +132,48 @@ fn robots_txt_is_told_of_the_indexes_that_come() {
     world.run(&Job::new("second", &pages(0..240)).later(AFTER_LEASE_MS));
     assert_eq!(world.manifest().unwrap().indexes().len(), 3);
     assert!(world.report().contains(INDEX_NEW));
+}
+
+#[test]
+fn robots_txt_that_runs_may_write_names_what_is_committed_wherever_they_are_killed() {
+    const FOREIGN: &str = "User-agent: *\nDisallow: /cart\n";
+    let (few, many) = (pages(0..80), pages(0..240));
+    let before = World::new(SMALL_INDEXES, true);
+    before.store.objects().put(WWW, "robots.txt", FOREIGN.into(), BTreeMap::new());
+    before.set("robots", "\"s3://www/robots.txt\"");
+    let text = |world: &World| {
+        let objects = world.store.objects();
+        String::from_utf8(objects.get(WWW, "robots.txt").unwrap().bytes.to_vec()).unwrap()
+    };
+    // Nothing is named that crawlers do not find.
+    let named = |world: &World| {
+        let text = text(world);
+        assert!(text.starts_with(FOREIGN), "{text}");
+        let addresses: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("Sitemap: ")).collect();
+        let files: Vec<&str> =
+            addresses.iter().map(|at| at.strip_prefix(FILES_URL).unwrap().trim_matches('/')).collect();
+        let objects = world.store.objects();
+        assert!(files.iter().all(|file| objects.get(PUBLIC, file).is_some()), "{files:?}");
+        files.len()
+    };
+    before.run(&Job::new("first", &few));
+    assert_eq!(named(&before), 1);
+    let job = Job::new("second", &many).later(AFTER_LEASE_MS);
+    let unhurt = before.copy();
+    let calls = unhurt.run(&job);
+    assert_eq!((named(&unhurt), unhurt.report().contains(INDEX_NEW)), (3, false), "nobody has to do anything");
+    for at in 1..=calls {
+        for fate in FATES {
+            let world = before.copy();
+            let (_, hurt) = world.run_into(&job, at, fate);
+            let committed = world.manifest().unwrap().indexes().len();
+            assert!((1..=committed).contains(&named(&world)), "call {at} ({hurt}) met {fate:?}");
+            world.run(&job.again());
+            assert_eq!(text(&world), text(&unhurt), "call {at} ({hurt}) met {fate:?}");
+            world.run(&Job::new("third", &few).later(2 * AFTER_LEASE_MS));
+            assert_eq!(named(&world), 1);
+        }
+    }
 }
 
 #[test]

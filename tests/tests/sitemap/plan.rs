@@ -150,7 +150,7 @@ async fn a_plan_is_void_once_settings_rows_files_or_the_manifest_are_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_tells_that_a_guard_will_refuse_and_the_run_by_plan_is_refused() {
+async fn a_plan_tells_that_a_guard_will_refuse_and_the_run_by_plan_is_refused_as_where_its_rows_are_gone() {
     for more in ["", "[scale]\nparts = 2\npages = 1000\n"] {
         let mut stage = Stage::start().await;
         stage.around.clock = Clock::system();
@@ -166,6 +166,11 @@ async fn a_plan_tells_that_a_guard_will_refuse_and_the_run_by_plan_is_refused() 
         assert_eq!((told.urls, told.removed), (300, 700));
         let error = Runs(&stage).by_plan("by-plan", "plan-1").await.unwrap_err();
         assert!(error.contains("300 pages are left of 1000"), "{error}");
+        // Its rows are gone: no part begins.
+        let pinned = stage.keys(STATE, "athena/plans/s/plan-1/rows/").await;
+        stage.around.s3.delete_object().bucket(STATE).key(&pinned[0]).send().await.unwrap();
+        let error = Runs(&stage).by_plan("by-plan-2", "plan-1").await.unwrap_err();
+        assert!(error.contains("rows cannot be read as they were; make a new one"), "{more}: {error}");
         assert!(stage.files().await == before);
     }
 }

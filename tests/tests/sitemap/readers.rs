@@ -93,6 +93,7 @@ async fn publish_to_s3(cloud: &LocalCloud, fixture: &Fixture, rows: &[(String, S
         edge_ttl: Duration::ZERO,
         grace_ms: 0,
         distribution: None,
+        robots: None,
     };
     let files_url = cloud.object_url(BUCKET, PREFIX.trim_end_matches('/'));
     let manner = Manner {

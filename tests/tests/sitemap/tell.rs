@@ -17,7 +17,7 @@ use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::pages::Policy;
 use tidemark_sitemap::place::directory;
-use tidemark_sitemap::robots;
+use tidemark_sitemap::robots::{self, Object, Scope};
 use tidemark_sitemap::site::Target;
 use tidemark_sitemap::web::Web;
 use tidemark_tests::indexnow::{Engine, KEY};
@@ -64,6 +64,10 @@ fn web() -> Web {
     web
 }
 
+async fn drain(waiting: &Waiting, settings: &Settings) -> Drained {
+    indexnow::drain(&web(), waiting, settings, Clock::system().now_ms()).await.unwrap()
+}
+
 async fn store(waiting: &Waiting, token: u64, urls: &[String]) {
     let mut changes = ChangeSet::new(settings(&[&engine(&[200])]), false);
     urls.iter().for_each(|url| changes.take(Difference::Edited, url));
@@ -83,12 +87,12 @@ async fn every_change_is_told_once_in_posts_of_ten_thousand_of_one_host() {
     let waiting = cloud.waiting("once");
     let (a, b) = (urls("a.example", 20_001), urls("b.example", 3));
     store(&waiting, 1, &[a.clone(), b.clone()].concat()).await;
-    let drained = indexnow::drain(&web(), &waiting, &settings(&[&engine])).await.unwrap();
-    assert_eq!(drained, Drained { told: 20_004, posts: 4, waiting: false, problem: None });
+    let drained = drain(&waiting, &settings(&[&engine])).await;
+    assert_eq!(drained, Drained { told: 20_004, posts: 4, ..Drained::default() });
     let taken = engine.taken();
     assert_eq!(taken.iter().map(Vec::len).collect::<Vec<_>>(), [10_000, 10_000, 1, 3]);
     assert_eq!(taken.concat(), [a, b].concat());
-    let again = indexnow::drain(&web(), &waiting, &settings(&[&engine])).await.unwrap();
+    let again = drain(&waiting, &settings(&[&engine])).await;
     assert_eq!((again, engine.taken().len()), (Drained::default(), 4), "what was taken is not told again");
 }
 
@@ -100,13 +104,13 @@ async fn a_busy_engine_is_left_for_the_next_and_a_refusal_ends_it() {
 
     // All busy: everything waits, and nothing is lost.
     let busy = [engine(&[429]), engine(&[503])];
-    let drained = indexnow::drain(&web(), &waiting, &settings(&[&busy[0], &busy[1]])).await.unwrap();
+    let drained = drain(&waiting, &settings(&[&busy[0], &busy[1]])).await;
     assert!(drained.waiting && drained.told == 0 && drained.problem.unwrap().contains("503"));
     assert_eq!(cloud.keys(&keys::indexnow("busy")).await.len(), 2);
 
     for (status, words) in [(400, "wrong form"), (403, "key is not valid"), (422, "not of the host")] {
         let (refuses, next) = (engine(&[status]), engine(&[200]));
-        let drained = indexnow::drain(&web(), &waiting, &settings(&[&refuses, &next])).await.unwrap();
+        let drained = drain(&waiting, &settings(&[&refuses, &next])).await;
         assert!(drained.problem.unwrap().contains(words), "{status}");
         assert_eq!(next.taken().len(), 0, "{status}: every engine would say the same");
     }
@@ -115,19 +119,35 @@ async fn a_busy_engine_is_left_for_the_next_and_a_refusal_ends_it() {
     let both = cloud.waiting("hosts");
     store(&both, 1, &[urls("m.example", 10_001), urls("www.example", 2)].concat()).await;
     let some = engine(&[403, 200]);
-    let drained = indexnow::drain(&web(), &both, &settings(&[&some])).await.unwrap();
+    let drained = drain(&both, &settings(&[&some])).await;
     assert!(drained.waiting && drained.told == 2 && drained.problem.unwrap().contains("403 for m.example"));
     assert_eq!((some.asked(), cloud.keys(&keys::indexnow("hosts")).await.len()), (2, 2));
 
+    // More of it than is told at a time lies before another host's: that is told all the same. After a month it is given up.
+    let old = cloud.waiting("old");
+    let mut parts = vec![urls("m.example", 1); indexnow::POSTS_MAX];
+    parts.push(urls("www.example", 3));
+    for (number, part) in parts.iter().enumerate() {
+        old.store(1, "run", number, part).await.unwrap();
+    }
+    let some = engine(&[403, 200]);
+    let drained = drain(&old, &settings(&[&some])).await;
+    assert_eq!((drained.told, drained.waiting, drained.given_up, some.asked()), (3, true, 0, 2));
+    let later_ms = Clock::system().now_ms() + (indexnow::DAYS_MAX + 1) * 24 * 3_600_000;
+    let drained = indexnow::drain(&web(), &old, &settings(&[&engine(&[503])]), later_ms).await.unwrap();
+    assert_eq!((drained.waiting, drained.given_up), (true, 0), "nobody refused it");
+    let drained = indexnow::drain(&web(), &old, &settings(&[&engine(&[403])]), later_ms).await.unwrap();
+    assert_eq!((drained.waiting, drained.given_up), (false, indexnow::POSTS_MAX));
+
     // The first is busy once: the second takes all, and the first is asked but once.
     let (first, second) = (engine(&[429, 200]), engine(&[200]));
-    let drained = indexnow::drain(&web(), &waiting, &settings(&[&first, &second])).await.unwrap();
+    let drained = drain(&waiting, &settings(&[&first, &second])).await;
     assert_eq!((drained.told, drained.problem), (10_001, None));
     assert_eq!((first.asked(), second.taken().len()), (1, 2));
     // Nobody there at all.
     store(&waiting, 2, &urls("a.example", 1)).await;
     let nobody = Settings { endpoints: vec!["http://127.0.0.1:1/indexnow".to_owned()], ..settings(&[&first]) };
-    assert!(indexnow::drain(&web(), &waiting, &nobody).await.unwrap().problem.is_some());
+    assert!(drain(&waiting, &nobody).await.problem.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +158,7 @@ async fn a_drain_that_was_killed_goes_on_where_it_was() {
     store(&waiting, 1, &all).await;
     // The engine takes one part and then no more, as where the run ends there.
     for _ in 0..3 {
-        indexnow::drain(&web(), &waiting, &settings(&[&engine])).await.unwrap();
+        drain(&waiting, &settings(&[&engine])).await;
     }
     assert_eq!(engine.taken().iter().map(Vec::len).collect::<Vec<_>>(), [10_000, 10_000, 5_000]);
     assert_eq!(engine.taken().concat(), all);
@@ -146,9 +166,9 @@ async fn a_drain_that_was_killed_goes_on_where_it_was() {
     store(&waiting, 1, &all[..5]).await;
     let part = keys::indexnow_part("killed", 1, "run", 0);
     let body = cloud.s3.get_object().bucket(BUCKET).key(&part).send().await.unwrap().body.collect().await.unwrap();
-    indexnow::drain(&web(), &waiting, &settings(&[&engine])).await.unwrap();
+    drain(&waiting, &settings(&[&engine])).await;
     cloud.s3.put_object().bucket(BUCKET).key(&part).body(body.into_bytes().into()).send().await.unwrap();
-    indexnow::drain(&web(), &waiting, &settings(&[&engine])).await.unwrap();
+    drain(&waiting, &settings(&[&engine])).await;
     assert_eq!((engine.taken().len(), cloud.keys(&keys::indexnow("killed")).await.len()), (5, 0));
 }
 
@@ -160,16 +180,20 @@ async fn robots_txt_in_s3_keeps_every_other_byte_and_whatever_else_it_is() {
         cloud.s3.put_object().bucket(BUCKET).key("robots.txt").content_type("text/plain").cache_control("max-age=7");
     put.body(old.clone().into()).send().await.unwrap();
     let index = [format!("{BASE}/sitemap-index.xml")];
-    assert!(robots::write(&cloud.s3, BUCKET, "robots.txt", &index).await.unwrap());
-    assert!(!robots::write(&cloud.s3, BUCKET, "robots.txt", &index).await.unwrap(), "once is enough");
+    let write = async |key: &str| {
+        let object = Object { bucket: BUCKET.to_owned(), key: key.to_owned() };
+        robots::write(&cloud.s3, &object, Scope::All, &index).await
+    };
+    assert!(write("robots.txt").await.unwrap());
+    assert!(!write("robots.txt").await.unwrap(), "once is enough");
     let object = cloud.s3.get_object().bucket(BUCKET).key("robots.txt").send().await.unwrap();
     assert_eq!((object.content_type(), object.cache_control()), (Some("text/plain"), Some("max-age=7")));
     let text = object.body.collect().await.unwrap().to_vec();
     assert_eq!(text, [old, b"\n".to_vec(), robots::lines(&index).into_bytes()].concat());
-    assert!(robots::write(&cloud.s3, BUCKET, "new/robots.txt", &index).await.unwrap());
+    assert!(write("new/robots.txt").await.unwrap());
     let broken = b"# begin tidemark sitemaps\n".to_vec();
     cloud.s3.put_object().bucket(BUCKET).key("broken.txt").body(broken.into()).send().await.unwrap();
-    assert!(robots::write(&cloud.s3, BUCKET, "broken.txt", &index).await.is_err());
+    assert!(write("broken.txt").await.is_err());
 }
 
 /// A sitemap as another program writes it: names, spacing, escapes of its own.
@@ -313,6 +337,7 @@ async fn just_what_changed_is_stored_before_anything_is_published() {
         edge_ttl: Duration::ZERO,
         grace_ms: 0,
         distribution: None,
+        robots: None,
     };
     let engine = engine(&[200]);
     let settings = settings(&[&engine]);
@@ -346,7 +371,7 @@ async fn just_what_changed_is_stored_before_anything_is_published() {
     let waiting = cloud.waiting("second");
     let gathered = indexnow::gather(&waiting, &settings, &target, &second, work.path(), (2, "two")).await.unwrap();
     assert_eq!((gathered.taken, gathered.left_out), (302, 0));
-    indexnow::drain(&web(), &waiting, &settings).await.unwrap();
+    drain(&waiting, &settings).await;
     let told: BTreeSet<String> = engine.taken().concat().into_iter().collect();
     let paths = ["/p/00017?a=1&b=%C3%B6".to_owned(), "/p/02500?a=1&b=%C3%B6".to_owned()];
     let wanted = paths.into_iter().chain(new.into_iter().map(|(path, _)| path));

@@ -1,7 +1,9 @@
 //! What a run did, as people read it. Programs read the record itself, which is JSON.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
+use tidemark_sitemap::report::Report;
 
 /// Entries of a list that are shown; the rest is counted.
 const SHOWN_MAX: usize = 5;
@@ -79,18 +81,13 @@ fn tell_sitemap(sitemap: &Value, out: &mut String) {
     for (what, files) in files.into_iter().filter(|(_, files)| count(files) > 0) {
         tell(what, files, out);
     }
-    for what in ["rejected", "excluded", "dropped", "flagged"] {
-        if let Some(reasons) = sitemap["report"][what].as_object().filter(|reasons| !reasons.is_empty()) {
-            out.push_str(&format!("  {what}: {}\n", by_reason(reasons)));
-        }
+    let report = Report::deserialize(&sitemap["report"]).ok().filter(|report| report.input > 0);
+    for line in report.iter().flat_map(|report| report.to_string().lines().map(str::to_owned).collect::<Vec<_>>()) {
+        out.push_str(&format!("  {line}\n"));
     }
-    for what in ["rejects", "accepted", "told", "invalidated"] {
+    for what in ["rejects", "accepted", "robots", "told", "invalidated"] {
         tell(what, &sitemap[what], out);
     }
-}
-
-fn by_reason(reasons: &Map<String, Value>) -> String {
-    reasons.iter().map(|(reason, count)| format!("{reason} ({count})")).collect::<Vec<_>>().join(", ")
 }
 
 /// A line for every value in `value`, which is called `name`; what is not there has none.
@@ -133,15 +130,18 @@ mod tests {
     use serde_json::json;
 
     fn sitemap(site: &str, files_new: &[String]) -> Value {
-        let rejected = if files_new.is_empty() { json!({}) } else { json!({ "no address": 2, "too long": 1 }) };
+        let (input, rejected) = if files_new.is_empty() { (0, json!({})) } else { (3010, json!({ "no address": 3 })) };
         json!({
             "site": site, "urls": 3000, "shards": 8, "input_unchanged": files_new.is_empty(),
-            "report": { "input": 3010, "rejected": rejected, "duplicates": 7, "excluded": {}, "samples": [{ "line": 1 }] },
+            "report": {
+                "input": input, "emitted": 3000, "duplicates": 7, "excluded": {}, "rejected": rejected, "dropped": {}, "flagged": {},
+                "samples": [{ "outcome": "rejected", "reason": "no address", "line": 17, "value": "mailto:x" }],
+            },
             "published": {
                 "files_new": files_new, "files_rewritten": if files_new.is_empty() { vec![] } else { vec!["sitemap-00001.xml.gz"] },
                 "files_removed": [], "indexes_written": if files_new.is_empty() { vec![] } else { vec!["sitemap-index.xml"] }, "indexes_new": [],
             },
-            "rejects": null, "told": { "drained": { "told": 4 } },
+            "rejects": null, "told": { "drained": { "told": 4 } }, "robots": { "written": false, "problem": null },
         })
     }
 
@@ -155,13 +155,15 @@ mod tests {
         };
         assert_eq!(row("sitemap")[1..], COLUMNS.map(|(name, _)| name.to_owned()));
         assert_eq!(row("shop"), ["shop", "3000", "8", "7", "1", "0", "1", "3010", "3", "7", "0"]);
-        assert_eq!(row("shop.news"), ["shop.news", "3000", "8", "0", "0", "0", "0", "3010", "0", "7", "0"]);
+        assert_eq!(row("shop.news"), ["shop.news", "3000", "8", "0", "0", "0", "0", "0", "0", "7", "0"]);
         let below = text.rsplit_once('┘').unwrap().1;
         let wanted = "\nshop\n  new: sitemap-00002.xml.gz, sitemap-00003.xml.gz, sitemap-00004.xml.gz, \
                       sitemap-00005.xml.gz, sitemap-00006.xml.gz and 2 more\n  rewritten: sitemap-00001.xml.gz\n  \
-                      indexes written: sitemap-index.xml\n  rejected: no address (2), too long (1)\n  \
-                      told.drained.told: 4\n\
-                      shop.news\n  nothing changed: the input is that of the run before\n  told.drained.told: 4\n";
+                      indexes written: sitemap-index.xml\n  \
+                      3010 rows read = 3000 emitted + 7 duplicates + 0 excluded + 3 rejected\n    rejected: 3 x no address\n      \
+                      line 17: mailto:x\n  robots.written: false\n  told.drained.told: 4\n\
+                      shop.news\n  nothing changed: the input is that of the run before\n  robots.written: false\n  \
+                      told.drained.told: 4\n";
         assert_eq!(below, wanted);
         let widths: Vec<usize> = text.lines().take(6).map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "aligned: {text}");

@@ -83,6 +83,7 @@ module "hub" {
   sitemap_bucket_arn     = module.sitemap_edge.bucket_arn
   # Only where a site asks for it.
   sitemap_distribution_arn = var.sitemap.invalidate ? module.sitemap_edge.distribution_arn : null
+  robots_arns              = var.sitemap.robots_arns
   forward_zip              = local.zips.forward
   cron_zip                 = local.zips.cron
   architecture             = var.architecture

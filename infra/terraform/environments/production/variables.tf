@@ -145,7 +145,7 @@ variable "value_days" {
 }
 
 variable "sitemap" {
-  description = "The sitemaps' public bucket and edge: see modules/sitemap-edge. invalidate: the jobs may invalidate the edge's copies."
+  description = "The sitemaps' public bucket and edge: see modules/sitemap-edge. invalidate: the jobs may invalidate the edge's copies. robots_arns: robots.txt objects that they may write."
   type = object({
     bucket_name     = string
     edge_ttl_s      = optional(number, 60)
@@ -153,6 +153,7 @@ variable "sitemap" {
     certificate_arn = optional(string)
     rollback_days   = optional(number, 90)
     invalidate      = optional(bool, false)
+    robots_arns     = optional(list(string), [])
   })
 }
 

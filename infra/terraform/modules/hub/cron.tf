@@ -92,6 +92,17 @@ data "aws_iam_policy_document" "cron" {
     resources = ["${var.sitemap_bucket_arn}/*"]
   }
 
+  # A robots.txt is somebody else's: only what is named, and nothing else of its bucket.
+  dynamic "statement" {
+    for_each = length(var.robots_arns) == 0 ? [] : [var.robots_arns]
+
+    content {
+      sid       = "Robots"
+      actions   = ["s3:GetObject", "s3:PutObject"]
+      resources = statement.value
+    }
+  }
+
   dynamic "statement" {
     for_each = var.sitemap_distribution_arn == null ? [] : [var.sitemap_distribution_arn]
 

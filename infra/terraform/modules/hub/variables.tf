@@ -84,6 +84,17 @@ variable "sitemap_bucket_arn" {
   type        = string
 }
 
+variable "robots_arns" {
+  description = "ARNs of the robots.txt objects that the sitemap jobs may write, as in arn:aws:s3:::www-bucket/robots.txt: those that sites name as publish.robots."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.robots_arns : can(regex("^arn:[^:]+:s3:::[^/*]+/[^*]+$", arn))])
+    error_message = "robots_arns must be ARNs of single objects, without a wildcard."
+  }
+}
+
 variable "sitemap_distribution_arn" {
   description = "ARN of the distribution before that bucket, where the sitemap jobs may invalidate its copies; null: they may not."
   type        = string

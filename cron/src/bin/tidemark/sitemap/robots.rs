@@ -2,7 +2,6 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tidemark_runtime::clients;
@@ -11,12 +10,16 @@ use tidemark_sitemap::keys;
 use tidemark_sitemap::manifest::Manifest;
 use tidemark_sitemap::place::directory::Directory;
 use tidemark_sitemap::refresh;
-use tidemark_sitemap::robots::{self, BYTES_MAX, Robots};
+use tidemark_sitemap::robots::{self, BYTES_MAX, Object, Robots, Scope};
 use tidemark_sitemap::site;
 use tidemark_sitemap::web::{USER_AGENT, Web};
 
 /// Arguments of `sitemap robots`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark sitemap robots https://www.example.com/sitemap-index.xml
+  tidemark sitemap robots --site shop.toml --out public --check https://www.example.com/robots.txt
+  tidemark sitemap robots --site shop.toml --state-bucket my-state-bucket --write s3://www-bucket/robots.txt")]
 pub(crate) struct RobotsArgs {
     /// Address of an index; may be repeated
     #[arg(required_unless_present = "site", value_name = "URL")]
@@ -37,7 +40,7 @@ pub(crate) struct RobotsArgs {
     check: Option<String>,
     /// Put the lines into this object, between two markers; everything else in it stays as it is
     #[arg(long, value_name = "s3://BUCKET/KEY")]
-    write: Option<String>,
+    write: Option<Object>,
 }
 
 /// Prints, checks or writes.
@@ -60,12 +63,8 @@ pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
         print!("{}", robots::lines(&indexes));
         return Ok(ExitCode::SUCCESS);
     };
-    let parts = object.strip_prefix("s3://").and_then(|rest| rest.split_once('/'));
-    let (bucket, key) = parts
-        .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty())
-        .with_context(|| format!("--write {object:?} is no object: give one such as s3://www-bucket/robots.txt"))?;
     let s3 = clients::s3(&clients::config(None).await);
-    let written = robots::write(&s3, bucket, key, &indexes).await?;
+    let written = robots::write(&s3, object, Scope::All, &indexes).await?;
     println!("{object}: {}", if written { "written" } else { "names them already" });
     Ok(ExitCode::SUCCESS)
 }
@@ -88,17 +87,12 @@ async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> 
             }
             (None, None) => None,
         };
-        let address = |file: &str| format!("{}/{file}", sitemap.files_url);
-        // The first one is there from the first run on.
-        let numbers = manifest.as_ref().map(Manifest::indexes).filter(|numbers| !numbers.is_empty());
-        let numbers = numbers.unwrap_or_else(|| BTreeSet::from([1]));
-        indexes.extend(numbers.into_iter().map(|number| address(&keys::index_file(number))));
-        if let Some(engine) = sitemap.rows.engines.iter().find(|engine| !engine.reads_index()) {
-            match &manifest {
-                Some(manifest) => indexes.extend(manifest.shards.iter().map(|shard| address(&shard.file))),
-                None => eprintln!("{} reads no index: give --out or --state-bucket to name every file", engine.name()),
-            }
+        let engine = sitemap.rows.engines.iter().find(|engine| !engine.reads_index());
+        if let (Some(engine), None) = (engine, &manifest) {
+            eprintln!("{} reads no index: give --out or --state-bucket to name every file", engine.name());
         }
+        let manifest = manifest.unwrap_or_else(|| Manifest::empty(sitemap.base.as_str()));
+        indexes.extend(robots::addresses(&sitemap, &manifest));
     }
     Ok(indexes)
 }
