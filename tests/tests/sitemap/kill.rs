@@ -5,6 +5,7 @@ use crate::store::PUBLIC;
 use crate::world::{AFTER_LEASE_MS, FATES, Fate, Input, Job, Rules, World, common, pages, wanted};
 use std::collections::BTreeMap;
 use tidemark_sitemap::publish::INDEX_NEW;
+use tidemark_sitemap::robots::{self, Scope};
 use tidemark_tests::random::Random;
 
 pub(crate) const RULES: Rules = Rules { target: 40, max: 50, grace_hours: 0, per_index: 50_000 };
@@ -139,7 +140,9 @@ fn robots_txt_that_runs_may_write_names_what_is_committed_wherever_they_are_kill
     const FOREIGN: &str = "User-agent: *\nDisallow: /cart\n";
     let (few, many) = (pages(0..80), pages(0..240));
     let before = World::new(SMALL_INDEXES, true);
-    before.store.objects().put(WWW, "robots.txt", FOREIGN.into(), BTreeMap::new());
+    let other = format!("{FILES_URL}/news/sitemap-index.xml");
+    let text = robots::with_lines(FOREIGN.as_bytes(), Scope::All, std::slice::from_ref(&other)).unwrap();
+    before.store.objects().put(WWW, "robots.txt", text, BTreeMap::new());
     before.set("robots", "\"s3://www/robots.txt\"");
     let text = |world: &World| {
         let objects = world.store.objects();
@@ -148,10 +151,10 @@ fn robots_txt_that_runs_may_write_names_what_is_committed_wherever_they_are_kill
     // Nothing is named that crawlers do not find.
     let named = |world: &World| {
         let text = text(world);
-        assert!(text.starts_with(FOREIGN), "{text}");
         let addresses: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("Sitemap: ")).collect();
+        assert!(text.starts_with(FOREIGN) && addresses[0] == other, "{text}");
         let files: Vec<&str> =
-            addresses.iter().map(|at| at.strip_prefix(FILES_URL).unwrap().trim_matches('/')).collect();
+            addresses[1..].iter().map(|at| at.strip_prefix(FILES_URL).unwrap().trim_matches('/')).collect();
         let objects = world.store.objects();
         assert!(files.iter().all(|file| objects.get(PUBLIC, file).is_some()), "{files:?}");
         files.len()
