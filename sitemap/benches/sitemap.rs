@@ -125,7 +125,8 @@ fn write_pages(path: &Path, rows: u64, edits: Edits) -> Result<(), Failure> {
 /// Pages in twenty languages each, which the links between them make shards of 50 MiB of: 24,465 pages a shard.
 fn write_versions(path: &Path) -> Result<(), Failure> {
     const LANGUAGES: [&str; 20] = [
-        "ar", "cs", "da", "de", "el", "en", "es", "fi", "fr", "he", "hu", "it", "ja", "ko", "nl", "pl", "pt", "sv", "tr", "zh",
+        "ar", "cs", "da", "de", "el", "en", "es", "fi", "fr", "he", "hu", "it", "ja", "ko", "nl", "pl", "pt", "sv",
+        "tr", "zh",
     ];
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
     out.write_all(b"loc,lastmod,locale,group\n")?;

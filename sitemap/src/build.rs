@@ -418,6 +418,14 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// Notes what the page that was left out last says of its versions, where it is in another sitemap.
+    fn pass_by(&mut self) -> Result<(), BuildError> {
+        let Some(loc) = self.gate.elsewhere() else { return Ok(()) };
+        let Some(sorter) = &mut self.sorter else { return Err(BuildError::Versions) };
+        self.any_versions = true;
+        Ok(closure::state_elsewhere(loc, self.gate.versions(), sorter)?)
+    }
+
     /// Puts versions together: gives the rows of `sorter` again, each followed by its links.
     fn meet(&mut self, sorter: Sorter) -> Result<Sorter, BuildError> {
         let Self { gate, stage, sort_memory_bytes, .. } = self;
@@ -505,7 +513,7 @@ impl Sink for Build<'_> {
         }
         let rows = if self.sorter.is_none() { self.cutter.unplaced().0 } else { &mut self.row };
         match self.gate.admit(page, rows) {
-            Ok(false) => Ok(()),
+            Ok(false) => self.pass_by(),
             Ok(true) if self.sorter.is_none() => match self.gate.versions().key {
                 None => self.place(),
                 Some(_) => Err(BuildError::Versions),

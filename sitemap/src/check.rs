@@ -13,7 +13,7 @@ use crate::web::Web;
 use document::{INDEX, Item, Rules, SHARD, origin};
 use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -183,6 +183,14 @@ pub(crate) fn pages(path: &Path, take: &mut dyn FnMut(&str, &str)) -> io::Result
     findings.broken.map_or(Ok(()), |problem| Err(io::Error::other(problem)))
 }
 
+/// A link to a page in another language that was not seen to link back.
+struct OneWay {
+    file: u32,
+    line: usize,
+    /// The hash of that page's address.
+    to: u64,
+}
+
 /// A check under way.
 struct Check {
     options: Options,
@@ -194,7 +202,7 @@ struct Check {
     /// Shards that were read: two indexes may name one, which is then read once.
     shards: HashSet<String>,
     seen: HashSet<u64>,
-    links: HashMap<u64, (u32, usize)>,
+    links: HashMap<u64, OneWay>,
     /// The files that `links` speaks of.
     names: Vec<String>,
     sample: Sample,
@@ -248,6 +256,7 @@ impl Check {
             return self.shard(&Place { name: &name, origin: None, below: None }, input);
         }
         let locs = self.index(&name, input);
+        let mut elsewhere = BTreeMap::<String, u64>::new();
         for (line, loc) in locs {
             let file = loc.rsplit('/').next().unwrap_or_default();
             let Some(origin) = origin(&loc) else { continue };
@@ -259,8 +268,16 @@ impl Check {
             }
             let Some(input) = self.open(&path, &shard) else { continue };
             self.shard(&Place { name: &shard, origin: Some(&origin), below: None }, input);
-            self.misplaced_are_faults(&shard, &[]);
+            for (host, Misplaced { total, .. }) in std::mem::take(&mut self.misplaced) {
+                *elsewhere.entry(host).or_default() += total;
+            }
             watch(self.progress());
+        }
+        // Whether they may be there only the web tells.
+        for (host, total) in elsewhere {
+            self.findings.note(format!(
+                "{total} pages are on {host}, and not on the sitemap's host: robots.txt there has to name it"
+            ));
         }
     }
 
@@ -373,14 +390,14 @@ impl Check {
     }
 
     /// A link to a page in another language waits until the link back is seen.
-    fn link(&mut self, findings: &mut Findings, at: (u32, usize), from: &str, to: &str) {
+    fn link(&mut self, findings: &mut Findings, (file, line): (u32, usize), from: &str, to: &str) {
         let pair =
             |from: &str, to: &str| XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(from.as_bytes()), to.as_bytes());
         if self.links.remove(&pair(to, from)).is_some() {
             return;
         }
         if self.links.len() < LINKS_OPEN_MAX {
-            self.links.insert(pair(from, to), at);
+            self.links.insert(pair(from, to), OneWay { file, line, to: XxHash3_64::oneshot(to.as_bytes()) });
         } else {
             findings.note(format!(
                 "more than {LINKS_OPEN_MAX} links between languages were open at once; the rest was not checked"
@@ -390,10 +407,16 @@ impl Check {
 
     fn finish(mut self) -> Checked {
         // In the order of the files, so that equal sitemaps give equal answers.
-        let open: BTreeMap<(u32, usize), ()> = self.links.values().map(|at| (*at, ())).collect();
-        for (file, line) in open.into_keys() {
+        let (inside, outside): (Vec<_>, Vec<_>) = self.links.values().partition(|link| self.seen.contains(&link.to));
+        let open: BTreeSet<(u32, usize)> = inside.into_iter().map(|link| (link.file, link.line)).collect();
+        for (file, line) in open {
             let name = &self.names[file as usize];
             self.findings.fault(name, line, "the page in the other language does not link back".to_owned());
+        }
+        if !outside.is_empty() {
+            let count = outside.len();
+            self.findings
+                .note(format!("{count} links to other languages leave the sitemap: not checked for links back"));
         }
         let Findings { faults, faults_total, notes, .. } = self.findings;
         Checked { files: self.files, urls: self.urls, sampled: self.sampled, faults, faults_total, notes }
@@ -419,9 +442,12 @@ fn unpacked(file: File) -> io::Result<Box<dyn BufRead + Send>> {
     Ok(Box::new(file))
 }
 
-/// What a document is by its first bytes; anything but a shard is read as an index, and told off as one.
+/// What a document is by its first bytes; anything but a shard is read as an index, and told off as one. A root may have a
+/// prefix.
 fn kind(input: &mut impl BufRead) -> &'static Rules {
-    let is_shard = input.fill_buf().is_ok_and(|bytes| memchr::memmem::find(bytes, b"<urlset").is_some());
+    let is_root = |bytes: &[u8], at: usize| at > 0 && matches!(bytes[at - 1], b'<' | b':');
+    let is_shard =
+        input.fill_buf().is_ok_and(|bytes| memchr::memmem::find_iter(bytes, b"urlset").any(|at| is_root(bytes, at)));
     if is_shard { &SHARD } else { &INDEX }
 }
 
@@ -496,11 +522,23 @@ mod tests {
     fn how_a_host_is_spelled_and_space_around_values_are_no_faults() {
         let body = "<url>\n<loc>\n HTTPS://A.Example:443/xyz\n</loc>\n<lastmod> 2025-01-01 </lastmod>\n</url>";
         assert_eq!(check(&urlset(body)).faults, []);
+        assert_eq!(check(&format!("\u{feff}{}", urlset(body))).faults, [], "a byte order mark is none of the document");
         let twice = check(&urlset(&format!("{body}\n<url><loc>https://a.example/xyz</loc></url>")));
         assert!(twice.faults.len() == 1 && twice.faults[0].problem.contains("twice"), "{:?}", twice.faults);
-        for wrong in ["https://a.example:444/xyz", "https://a.exämple/xyz", "https://u@a.example/xyz"] {
+        for wrong in ["https://a.exämple/xyz", "https://u@a.example/xyz"] {
             assert!(check(&urlset(&format!("<url><loc>{wrong}</loc></url>"))).faults_total > 0, "{wrong}");
         }
+    }
+
+    #[test]
+    fn pages_of_other_hosts_and_elements_of_others_are_no_faults_of_a_local_sitemap() {
+        let body = "<url><loc>https://b.example/xyz</loc><m:mobile xmlns:m=\"urn:m\"><m:a/></m:mobile></url>";
+        let checked = check(&urlset(body));
+        assert_eq!(checked.faults, []);
+        assert!(checked.notes[0].contains("1 pages are on https://b.example"), "{:?}", checked.notes);
+        let prefixed =
+            format!("<s:urlset xmlns:s=\"{NAMESPACE}\"><s:url><s:loc>https://a.example/xyz</s:loc></s:url></s:urlset>");
+        assert_eq!(check(&prefixed).faults, []);
     }
 
     #[test]
@@ -509,7 +547,6 @@ mod tests {
             (urlset(""), 0, "holds 0 <url>"),
             (urlset("<url><lastmod>2025-01-01</lastmod></url>"), 3, "has no loc"),
             (urlset(&format!("{URL}\n{URL}")), 4, "twice"),
-            (urlset("<url>\n<loc>https://b.example/x</loc>\n</url>"), 4, "another host"),
             (urlset("<url><loc>https://a.example/x</loc>\n<lastmod>yesterday</lastmod></url>"), 4, "yesterday"),
             (urlset("<url><priority>0.5</priority><loc>https://a.example/x</loc></url>"), 3, "out of order"),
             (urlset("<url><loc>https://a.example/x</loc><priority>2</priority></url>"), 3, "<priority> holds"),
@@ -525,6 +562,17 @@ mod tests {
             (urlset(URL).replace("/0.9", "/0.8"), 2, "namespace"),
             (urlset(URL).replace("</url>\n", "\n"), 4, "not well-formed"),
             (urlset(URL).replace("</urlset>", ""), 0, "breaks off"),
+            (format!("\n{}", urlset(URL)), 2, "before <?xml"),
+            (format!(" {}", urlset(URL)), 1, "before <?xml"),
+            (urlset(URL).replace(" version=\"1.0\"", ""), 1, "no version"),
+            (urlset(URL) + &urlset(URL), 5, "before <?xml"),
+            (urlset(URL) + "<urlset/>", 5, "second root"),
+            (urlset(&URL.replace("/x", "/x&#1;")), 3, "control character"),
+            (urlset(&URL.replace("/x", "/x\u{1}")), 3, "control character"),
+            (urlset(&URL.replace("<url>", "<url a=\"1\" a=\"2\">")), 3, "attributes"),
+            (urlset(&URL.replace("<url>", "<url a=1>")), 3, "attributes"),
+            (urlset(&URL.replace("<url>", "<url a=\"b & c\">")), 3, "attributes"),
+            (urlset(&format!("<!-- a -- b -->{URL}")), 3, "not well-formed"),
             (urlset(URL).replace("urlset", "sitemapindex"), 2, "not <urlset>"),
         ];
         for (shard, line, said) in cases {

@@ -12,6 +12,7 @@
 //! - What is not in the page list (on hosts of the site), or belongs to other versions, is left out.
 //! - One language for two pages goes to the one that most name so, else to the lesser address.
 //! - Addresses on other hosts cannot be looked at; they are believed.
+//! - Pages of other sitemaps of the site are versions too; their links stand there.
 
 use crate::extension::VERSIONS_MAX;
 use crate::extension::versions::{Versions, X_DEFAULT};
@@ -53,6 +54,14 @@ pub(crate) fn state(loc: &[u8], versions: &Versions, sorter: &mut Sorter) -> Res
     Ok(())
 }
 
+/// The same of a page that is in another sitemap of the site: a version like any other, whose own links stand there.
+pub(crate) fn state_elsewhere(loc: &[u8], versions: &Versions, sorter: &mut Sorter) -> Result<(), SortError> {
+    let mut record = Vec::new();
+    row::note(&mut record, Note::Elsewhere, loc, &[]);
+    sorter.push(&record)?;
+    state(loc, versions, sorter)
+}
+
 /// Reads pages and statements, sorted by address, and gathers the pages under their keys.
 pub(crate) struct Meeting {
     members: Sorter,
@@ -79,7 +88,7 @@ impl Meeting {
         }
         let extra = row.extra();
         match row.note() {
-            None => self.listed = true,
+            None | Some(Note::Elsewhere) => self.listed = true,
             Some(_) if self.own.len() + self.says.len() + self.foreign.len() >= STATEMENTS_MAX => {}
             Some(Note::Own) => self.own.extend(key_of(extra)),
             Some(Note::Says) => {

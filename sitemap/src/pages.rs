@@ -181,6 +181,8 @@ pub struct Gate {
     policy: Policy,
     addresses: Addresses,
     extensions: Extensions,
+    /// See [`Gate::elsewhere`]; empty where there is none.
+    elsewhere: Vec<u8>,
     /// Whether rows are selected by what they say.
     selects: bool,
     /// The day after tomorrow, as text: a date that is not before it is in the future in every zone.
@@ -207,7 +209,8 @@ impl Gate {
         let (future_from, yesterday) = (day(2 * DAY_MS), day(-DAY_MS));
         let extensions = Extensions::new(policy.base.clone());
         let selects = !policy.select.is_everything();
-        Ok(Self { policy, addresses, extensions, selects, future_from, yesterday, moved: 0, ledger })
+        let elsewhere = Vec::new();
+        Ok(Self { policy, addresses, extensions, elsewhere, selects, future_from, yesterday, moved: 0, ledger })
     }
 
     /// What the columns of the input are called.
@@ -234,6 +237,7 @@ impl Gate {
     fn append(&mut self, page: &RawPage<'_>, start: usize, out: &mut Vec<u8>) -> io::Result<bool> {
         let (loc, lastmod) = (page.field(Column::Loc), page.field(Column::Lastmod));
         self.ledger.report.input += 1;
+        self.elsewhere.clear();
         let unkeyed =
             if self.policy.sort_key { sort_key::append(page.field(Column::SortKey), out).err() } else { None };
         let loc_start = out.len();
@@ -247,7 +251,13 @@ impl Gate {
         let loc_end = out.len();
         // Most page lists have nothing beside loc and lastmod, and most sitemaps take every row.
         let more = page.has_more();
-        if (more || self.selects) && self.is_excluded(page, &out[loc_start..])? {
+        if more && self.is_excluded(page)? {
+            return Ok(false);
+        }
+        if self.selects
+            && let Some(reason) = self.unselected(page, &out[loc_start..])
+        {
+            self.pass_by(page, &out[loc_start..], reason)?;
             return Ok(false);
         }
         if !lastmod.is_empty() {
@@ -256,7 +266,7 @@ impl Gate {
         if self.selects
             && let Some(reason) = self.policy.select.refuses_lastmod(&out[loc_end..], self.policy.now_ms)
         {
-            self.ledger.note(Outcome::Excluded, reason, page.line, loc, "")?;
+            self.pass_by(page, &out[loc_start..loc_end], reason)?;
             return Ok(false);
         }
         if let Some(reason) = unkeyed {
@@ -279,7 +289,12 @@ impl Gate {
         Ok(true)
     }
 
-    /// What the page that was admitted last says of its versions in other languages.
+    /// The address of the page that was seen last, where it is another sitemap's and says something of its versions.
+    pub(crate) fn elsewhere(&self) -> Option<&[u8]> {
+        (!self.elsewhere.is_empty()).then_some(self.elsewhere.as_slice())
+    }
+
+    /// What the page that was seen last says of its versions in other languages.
     pub(crate) fn versions(&self) -> &Versions {
         &self.extensions.versions
     }
@@ -313,7 +328,7 @@ impl Gate {
             State::Recent => return Ok(false),
         };
         if self.policy.select.news {
-            self.ledger.note(Outcome::Excluded, reason, page.line, given, "")?;
+            self.pass_by(page, loc, reason)?;
         } else if self.extensions.news == State::Old {
             self.ledger.note(
                 Outcome::Flagged,
@@ -353,19 +368,29 @@ impl Gate {
         self.ledger.close()
     }
 
-    /// Whether a row, whose canonical address is `canonical`, says that it is not to be indexed, or is of another
-    /// sitemap.
-    fn is_excluded(&mut self, page: &RawPage<'_>, canonical: &[u8]) -> io::Result<bool> {
+    /// Why a row, whose canonical address is `canonical`, is of another sitemap, as far as its columns tell.
+    fn unselected(&self, page: &RawPage<'_>, canonical: &[u8]) -> Option<&'static str> {
+        let (kind, locale) = (page.field(Column::Kind).trim_ascii(), page.field(Column::Locale).trim_ascii());
+        let reason = self.policy.select.refuses(kind, locale, canonical)?;
+        let mut others = self.policy.others.iter();
+        let is_nobodys = others.len() > 0 && others.all(|other| other.refuses(kind, locale, canonical).is_some());
+        Some(if is_nobodys { UNSELECTED } else { reason })
+    }
+
+    /// Accounts for a row that is another sitemap's, and keeps what it says of its versions: pages of this one may be among
+    /// them.
+    fn pass_by(&mut self, page: &RawPage<'_>, canonical: &[u8], reason: &'static str) -> io::Result<()> {
+        self.extensions.read_versions(page, canonical, &self.addresses);
+        if self.extensions.versions.key.is_some() {
+            self.elsewhere.extend_from_slice(canonical);
+        }
+        self.ledger.note(Outcome::Excluded, reason, page.line, page.field(Column::Loc), "")
+    }
+
+    /// Whether a row says that it is not to be indexed.
+    fn is_excluded(&mut self, page: &RawPage<'_>) -> io::Result<bool> {
         let (line, loc) = (page.line, page.field(Column::Loc));
         let (index, status) = (page.field(Column::Index).trim_ascii(), page.field(Column::Status).trim_ascii());
-        let (kind, locale) = (page.field(Column::Kind).trim_ascii(), page.field(Column::Locale).trim_ascii());
-        if let Some(reason) = self.policy.select.refuses(kind, locale, canonical) {
-            let mut others = self.policy.others.iter();
-            let is_nobodys = others.len() > 0 && others.all(|other| other.refuses(kind, locale, canonical).is_some());
-            let reason = if is_nobodys { UNSELECTED } else { reason };
-            self.ledger.note(Outcome::Excluded, reason, line, loc, "")?;
-            return Ok(true);
-        }
         let word = |text: &[u8], words: &[&str]| words.iter().any(|w| w.as_bytes().eq_ignore_ascii_case(text));
         if word(index, &["no", "false", "0", "n", "f", "noindex"]) {
             self.ledger.note(Outcome::Excluded, "index is no", line, loc, "")?;

@@ -143,6 +143,8 @@ pub(crate) enum Note {
     Old = 8,
     /// What a new shard says of it.
     New = 9,
+    /// That it is in another sitemap of the site.
+    Elsewhere = 10,
     /// What the page says of itself.
     Own = 12,
     /// What some page says of it.
@@ -245,6 +247,7 @@ impl<'a> Row<'a> {
         match self.bytes[5] & 0x0f {
             8 => Some(Note::Old),
             9 => Some(Note::New),
+            10 => Some(Note::Elsewhere),
             12 => Some(Note::Own),
             13 => Some(Note::Says),
             14 => Some(Note::Foreign),

@@ -59,16 +59,22 @@ pub(super) fn read(name: &str, input: impl BufRead, rules: &Rules, findings: &mu
     let input = Lines { input, lines: 1, bytes: 0 }.take_one_more();
     let mut reader = NsReader::from_reader(input);
     reader.config_mut().expand_empty_elements = true;
-    let mut document = Document { name, rules, findings, take, open: Vec::new(), items: 0, item: Item::default() };
-    let mut buffer = Vec::new();
+    reader.config_mut().check_comments = true;
+    let (open, item, space) = (Vec::new(), Item::default(), String::new());
+    let mut document = Document { name, rules, findings, take, open, roots: 0, space, items: 0, item };
+    let (mut buffer, mut is_first) = (Vec::new(), true);
     let failed = loop {
         buffer.clear();
         let line = reader.get_ref().lines;
         match reader.read_resolved_event_into(&mut buffer) {
             Ok((_, Event::Eof)) => break None,
+            Ok((_, Event::Decl(_))) if !is_first => {
+                document.fault(line, "something stands before <?xml, which has to be first".to_owned());
+            }
             Ok((space, event)) => document.event(line, &space, &event),
             Err(error) => break Some((line, error)),
         }
+        is_first = false;
     };
     let input = reader.get_ref();
     match failed {
@@ -136,6 +142,10 @@ struct Document<'a, 'b> {
     findings: &'a mut Findings,
     take: &'a mut Take<'b>,
     open: Vec<Open>,
+    /// Root elements so far.
+    roots: usize,
+    /// The namespace of the root.
+    space: String,
     items: u64,
     item: Item,
 }
@@ -162,6 +172,9 @@ impl Document<'_, '_> {
                 Err(_) => self.fault(line, format!("&{}; is not known", &entity[..])),
             },
             Event::Decl(declared) => {
+                if declared.version().is_err() {
+                    self.fault(line, "<?xml has no version".to_owned());
+                }
                 if let Some(Ok(encoding)) = declared.encoding()
                     && !encoding.eq_ignore_ascii_case("utf-8")
                 {
@@ -183,6 +196,14 @@ impl Document<'_, '_> {
                 ""
             }
         };
+        let is_sound = start.attributes().all(|attribute| {
+            attribute.is_ok_and(|attribute| {
+                !attribute.value.contains('<') && quick_xml::escape::unescape(&attribute.value).is_ok()
+            })
+        });
+        if !is_sound {
+            self.fault(line, format!("<{name}> has attributes that are not well-formed"));
+        }
         let mut is_extension = false;
         match self.open.len() {
             0 => self.root(line, space, &name),
@@ -203,10 +224,15 @@ impl Document<'_, '_> {
 
     /// Where the root's namespace is wrong, that is told once, and its elements are taken all the same.
     fn is_own(&self, space: &str) -> bool {
-        space == NAMESPACE || !extension::is_known(space)
+        space == self.space
     }
 
     fn root(&mut self, line: usize, space: &str, name: &str) {
+        self.roots += 1;
+        if self.roots > 1 {
+            return self.fault(line, format!("<{name}> is a second root"));
+        }
+        space.clone_into(&mut self.space);
         if name != self.rules.root {
             self.fault(line, format!("begins with <{name}>, not <{}>", self.rules.root));
         }
@@ -228,6 +254,11 @@ impl Document<'_, '_> {
             self.fault(line, format!("<{name}> does not belong in an index"));
             return false;
         }
+        // What is neither the protocol's nor Google's is for somebody else.
+        if !extension::is_known(space) && !space.is_empty() {
+            self.item.extensions.push(Extension::foreign(line));
+            return true;
+        }
         // By the schema they follow the protocol's own elements.
         self.item.next = self.rules.tags.len();
         let attribute = |name: &str| {
@@ -243,6 +274,11 @@ impl Document<'_, '_> {
     }
 
     fn text(&mut self, line: usize, text: &str) {
+        if text
+            .contains(|c: char| (c < ' ' && !matches!(c, '\t' | '\n' | '\r')) || matches!(c, '\u{fffe}' | '\u{ffff}'))
+        {
+            self.fault(line, "a control character stands in it, which XML does not take".to_owned());
+        }
         if self.open.len() >= 3
             && let Some(open) = self.open.last_mut()
         {
@@ -342,7 +378,7 @@ pub(super) fn origin(loc: &str) -> Option<String> {
 pub(super) fn address(loc: &str) -> Option<String> {
     let (_, after) = loc.split_once("://")?;
     let (authority, rest) = after.split_at(after.find(['/', '?', '#']).unwrap_or(after.len()));
-    let usual = origin(loc).filter(|_| authority.is_ascii())? + rest;
+    let usual = origin(loc).filter(|_| authority.is_ascii() && !authority.contains('@'))? + rest;
     let mut same = Vec::new();
     let base = BaseUrl::parse(&usual[..usual.len() - rest.len()]).ok()?;
     (base.resolve(usual.as_bytes(), &mut same).is_ok() && same == usual.as_bytes()).then_some(usual)

@@ -28,6 +28,8 @@ enum Kind {
     Alternate,
     /// An element that does not stand under `<url>`.
     Misplaced,
+    /// Somebody else's, which is not looked at.
+    Foreign,
 }
 
 /// An element of another namespace in a `<url>`.
@@ -66,6 +68,19 @@ impl Extension {
         Self { kind, name: name.to_owned(), line, fields: Vec::new(), language, href, has_address }
     }
 
+    /// An element of a namespace that is nobody's here.
+    pub(super) fn foreign(line: usize) -> Self {
+        Self {
+            kind: Kind::Foreign,
+            name: String::new(),
+            line,
+            fields: Vec::new(),
+            language: String::new(),
+            href: String::new(),
+            has_address: false,
+        }
+    }
+
     /// Whether it is of a news sitemap.
     pub(super) fn is_news(&self) -> bool {
         self.kind == Kind::News
@@ -94,6 +109,7 @@ impl Extension {
                 self.fields(&required, &optional, &mut problems);
             }
             Kind::Alternate => self.link(&mut problems),
+            Kind::Foreign => {}
             Kind::Misplaced => problems.push((self.line, format!("<{}> does not belong under <url>", self.name))),
         }
         problems

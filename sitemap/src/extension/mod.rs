@@ -69,14 +69,19 @@ impl Extensions {
         (self.spaces, self.news) = (Namespaces::NONE, news::State::None);
     }
 
-    /// Reads the extensions of `page`, whose canonical address is `loc`.
-    pub(crate) fn read(&mut self, page: &RawPage<'_>, loc: &[u8], addresses: &Addresses, policy: &Policy) {
+    /// Reads what `page`, whose canonical address is `loc`, says of its versions, and nothing else.
+    pub(crate) fn read_versions(&mut self, page: &RawPage<'_>, loc: &[u8], addresses: &Addresses) {
         self.clear();
         let versions = [Column::Alternates, Column::Group].map(|column| page.field(column));
         if versions.iter().any(|field| !field.is_empty()) {
             let places = (addresses, &mut self.elsewhere);
             self.versions.read(versions, page.field(Column::Locale), loc, places, &mut self.faults);
         }
+    }
+
+    /// Reads the extensions of `page`, whose canonical address is `loc`.
+    pub(crate) fn read(&mut self, page: &RawPage<'_>, loc: &[u8], addresses: &Addresses, policy: &Policy) {
+        self.read_versions(page, loc, addresses);
         let images = page.field(Column::Images);
         if !images.is_empty() {
             self.items(

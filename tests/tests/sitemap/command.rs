@@ -34,6 +34,32 @@ fn built() -> TempDir {
     dir
 }
 
+#[test]
+fn a_page_list_may_come_by_standard_input_beside_files() {
+    let dir = built();
+    let rows: String = (60..90).rev().map(|n| format!("{{\"loc\": \"/p/{n}\"}}\n")).collect();
+    fs::write(dir.path().join("more.ndjson"), &rows).unwrap();
+    fs::write(dir.path().join("rows"), &rows).unwrap();
+    let build = |more: &[&str], out: &str| {
+        let stdin = fs::File::open(dir.path().join("rows")).unwrap();
+        let binary = Binaries::beside_this_program().unwrap().path("tidemark").unwrap();
+        let mut command = Command::new(binary);
+        command.args(["sitemap", "build", "--site", "site.toml", "--out", out, "--input", "pages.csv"]).args(more);
+        let output = command.current_dir(dir.path()).stdin(stdin).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (more, out) in [(&["more.ndjson"][..], "a"), (&["-", "--stdin", "ndjson"], "b")] {
+        let (code, said) = build(more, out);
+        assert!(code == Some(0) && said.contains("80 rows read = 80 emitted"), "{said}");
+    }
+    let file = |out: &str| fs::read(dir.path().join(out).join("sitemap-00007.xml.gz")).unwrap();
+    assert_eq!(file("a"), file("b"));
+    let (code, said) = build(&["-", "-"], "c");
+    assert!(code == Some(1) && said.contains("given twice"), "{said}");
+    let (code, said) = build(&["-", "--stdin", "txt"], "c");
+    assert!(code == Some(1) && said.contains("stdin.txt from its name: name it .csv"), "{said}");
+}
+
 fn lines(indexes: &[&str]) -> String {
     let named: String = indexes.iter().map(|index| format!("Sitemap: https://a.example/{index}\n")).collect();
     format!("# begin tidemark sitemaps\n{named}# end tidemark sitemaps\n")

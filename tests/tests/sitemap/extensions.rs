@@ -9,7 +9,7 @@ use std::process::Command;
 use tidemark_sitemap::Limits;
 use tidemark_sitemap::build::Options;
 use tidemark_sitemap::loc::BaseUrl;
-use tidemark_sitemap::pages::Policy;
+use tidemark_sitemap::pages::{self, Policy};
 use tidemark_sitemap::place::directory::{Directory, Outcome};
 
 struct Built {
@@ -282,4 +282,36 @@ async fn another_form_of_rows_alone_rewrites_nothing() {
         second.published
     );
     assert_eq!(second.manifest.shards, first.manifest.shards);
+}
+
+#[tokio::test]
+async fn versions_of_a_page_in_other_sitemaps_of_the_site_are_linked_from_each() {
+    let by_group = "loc,lastmod,locale,kind,group,index\n/de/a,2025-01-01,de,x,a,\n/en/a,2025-11-22,en,y,a,\n/fr/a,2025-11-22,fr,y,a,no\n\
+                    /de/b,2025-01-01,de,x,,\n";
+    let by_list = "loc,lastmod,locale,kind,alternates\n\
+                   /de/a,2025-01-01,de,x,\n/en/a,2025-11-22,en,y,\"{\"\"de\"\":\"\"/de/a\"\",\"\"en\"\":\"\"/en/a\"\"}\"\n/de/b,2025-01-01,de,x,\n";
+    for input in [by_group, by_list] {
+        let whole = build("pages.csv", input.as_bytes(), |_| {}).await.shards().concat();
+        let url = |xml: &str, path: &str| {
+            let start = xml.find(&format!("<url><loc>{BASE}{path}<")).unwrap();
+            xml[start..].split_inclusive("</url>").next().unwrap().to_owned()
+        };
+        for (select, pages) in [
+            ("locales = [\"de\"]", &["/de/a", "/de/b"][..]),
+            ("locales = [\"en\"]", &["/en/a"]),
+            ("kinds = [\"x\"]", &["/de/a", "/de/b"]),
+            ("within_hours = 48", &["/en/a"]),
+            ("newest = 1", &["/en/a"]),
+        ] {
+            let select = pages::Settings::parse(&format!("select.{select}")).unwrap().select;
+            let built = build("pages.csv", input.as_bytes(), |options| options.policy.select = select).await;
+            let xml = built.shards().concat();
+            for page in pages {
+                assert_eq!(url(&xml, page), url(&whole, page), "{input}");
+            }
+            assert_eq!(built.outcome.manifest.urls(), pages.len() as u64);
+            assert!(built.outcome.report.dropped.is_empty(), "{}", built.outcome.report);
+        }
+        assert!(whole.contains("hreflang=\"en\"") && !whole.contains("fr"), "{whole}");
+    }
 }

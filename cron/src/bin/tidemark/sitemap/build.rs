@@ -5,11 +5,14 @@ use anyhow::{Context, bail};
 use clap::Args;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tempfile::TempDir;
 use tidemark_runtime::clock::Clock;
 use tidemark_sitemap::build::{DROP_PERCENT_MAX, Options, Packing};
 use tidemark_sitemap::loc::BaseUrl;
@@ -29,12 +32,15 @@ const EXIT_REJECTED: u8 = 2;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tidemark sitemap build --input pages.csv --base-url https://www.example.com --out public/sitemaps
-  tidemark sitemap build --input a.parquet --input b.parquet --base-url https://www.example.com --out public --dry-run
-  tidemark sitemap build --input pages.ndjson.gz --site shop.toml --out public")]
+  tidemark sitemap build --input a.parquet b.parquet --base-url https://www.example.com --out public --dry-run
+  psql shop -c 'COPY pages TO STDOUT CSV HEADER' | tidemark sitemap build --input - --site shop.toml --out public")]
 pub(crate) struct BuildArgs {
-    /// Page list: .csv, .tsv, .ndjson or .jsonl (also .gz or .zst), or .parquet, with a column loc; may be repeated
-    #[arg(long, required = true, value_name = "FILE")]
+    /// Page lists: .csv, .tsv, .ndjson or .jsonl (also .gz or .zst), or .parquet, with a column loc; - is standard input
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     input: Vec<PathBuf>,
+    /// What comes on standard input, by the ending that a file of it would have: csv, tsv.gz, ndjson
+    #[arg(long, value_name = "FORMAT", default_value = "csv")]
+    stdin: String,
     /// The site, as in `https://www.example.com`; relative pages lie under it, others must be on its host
     #[arg(long, value_name = "URL", required_unless_present = "site")]
     base_url: Option<String>,
@@ -85,8 +91,9 @@ pub(crate) struct BuildArgs {
 }
 
 /// Builds what the arguments say: every sitemap of the site, one that fails not stopping the others.
-pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(mut args: BuildArgs) -> anyhow::Result<ExitCode> {
     let sitemaps = sitemaps(&args)?;
+    let _stdin = stdin_to_disk(&mut args)?;
     let now_ms = Clock::system().now_ms();
     let (mut outcomes, mut failed, mut rejected_rows) = (Vec::new(), Vec::new(), false);
     for sitemap in &sitemaps {
@@ -125,6 +132,22 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         (true, true) => ExitCode::from(EXIT_REJECTED),
         (true, false) => ExitCode::SUCCESS,
     })
+}
+
+/// Has standard input, where it is a page list, copied to a file in its place: a list is read twice where it is not sorted,
+/// and by each sitemap of several. The file goes with what is returned.
+fn stdin_to_disk(args: &mut BuildArgs) -> anyhow::Result<Option<TempDir>> {
+    let mut named = args.input.iter_mut().filter(|input| input.as_os_str() == "-");
+    let Some(input) = named.next() else { return Ok(None) };
+    if named.next().is_some() {
+        bail!("--input - is given twice: standard input can be read once");
+    }
+    let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
+    *input = dir.path().join(format!("stdin.{}", args.stdin));
+    let copied = File::create_new(&input).and_then(|mut file| io::copy(&mut io::stdin().lock(), &mut file));
+    copied
+        .with_context(|| format!("cannot copy standard input to {}: TMPDIR may name another place", input.display()))?;
+    Ok(Some(dir))
 }
 
 /// The sitemaps of the site's settings, or the one that the arguments describe.
