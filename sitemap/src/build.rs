@@ -21,7 +21,7 @@ use crate::manifest::{Manifest, Shard};
 use crate::newest::Newest;
 use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
-use crate::row::Row;
+use crate::row::{Note, Row};
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
 use stage::Stage;
@@ -110,7 +110,11 @@ pub enum BuildError {
     #[error("rows are not in the order of their loc")]
     OutOfOrder,
     /// No row was left.
-    #[error("no page is left for the sitemap ({0} rows read): an empty sitemap is not valid, so nothing was written")]
+    #[error(
+        "no page is left for the sitemap ({rows} rows read{reasons}): an empty sitemap is not valid, so nothing was written",
+        rows = .0,
+        reasons = .1.reasons()
+    )]
     Empty(u64, Box<Report>),
     /// Far fewer pages than before.
     #[error(
@@ -376,15 +380,22 @@ impl<'a> Build<'a> {
             }
             sorter.drain(|row| {
                 let (rows, waiting) = self.cutter.unplaced();
-                if let Some(links) = Row::first(row).filter(|row| row.note().is_some()) {
-                    // Links come after the rows of their page, of which the best waits.
-                    if Row::first(&rows[waiting..]).is_some_and(|page| page.loc() == links.loc()) {
-                        closure::link(rows, waiting, &links);
+                let Some(read) = Row::first(row) else { return Ok::<_, BuildError>(()) };
+                match read.note() {
+                    None => {
+                        rows.extend_from_slice(row);
+                        return self.place();
                     }
-                    return Ok(());
+                    // Links come after the rows of their page, of which the best waits.
+                    Some(Note::Links) => {
+                        if Row::first(&rows[waiting..]).is_some_and(|page| page.loc() == read.loc()) {
+                            closure::link(rows, waiting, &read);
+                        }
+                    }
+                    // A page of another sitemap, where no page has versions.
+                    Some(_) => {}
                 }
-                rows.extend_from_slice(row);
-                self.place()
+                Ok(())
             })?;
         }
         self.place_waiting()?;
@@ -418,12 +429,18 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Notes what the page that was left out last says of its versions, where it is in another sitemap.
+    /// Notes the page that was left out last, where it is in another sitemap, and what it says of its versions: of those it
+    /// may be one itself, by what others say.
     fn pass_by(&mut self) -> Result<(), BuildError> {
         let Some(loc) = self.gate.elsewhere() else { return Ok(()) };
-        let Some(sorter) = &mut self.sorter else { return Err(BuildError::Versions) };
-        self.any_versions = true;
-        Ok(closure::state_elsewhere(loc, self.gate.versions(), sorter)?)
+        let (versions, is_sorting) = (self.gate.versions(), self.sorter.is_some());
+        match &mut self.sorter {
+            Some(sorter) => closure::state_elsewhere(loc, versions, sorter)?,
+            None if versions.key.is_some() => return Err(BuildError::Versions),
+            None => {}
+        }
+        self.any_versions |= is_sorting && versions.key.is_some();
+        Ok(())
     }
 
     /// Puts versions together: gives the rows of `sorter` again, each followed by its links.

@@ -6,7 +6,7 @@
 //! - Inside the known key ranges a shard grows to the limit and is then split in halves; its first half keeps the file.
 //! - Past the last known key (the right edge; in a first build everything) a shard is filled to the target, and then a
 //!   new one is opened: nothing moves.
-//! - A shard that is nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
+//! - A shard that has become nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
 
 use crate::manifest::Shard;
 use crate::row::{Namespaces, Row};
@@ -247,8 +247,11 @@ impl Cutter {
     }
 
     fn close_range<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        let next = &self.old[self.range + 1];
+        let (old, next) = (&self.old[self.range], &self.old[self.range + 1]);
+        // One that was as small before is so on purpose, as files are that were taken over.
+        let has_shrunk = self.size.urls == 0 || old.urls >= self.limits.urls_target / NEARLY_EMPTY_PART;
         let joins = self.heir.is_some()
+            && has_shrunk
             && self.size.urls < self.limits.urls_target / NEARLY_EMPTY_PART
             && self.size.urls + next.urls <= self.limits.urls_target.midpoint(self.limits.urls_max)
             && self.size.shard_bytes() + next.xml_bytes <= self.limits.bytes_max / 2;
@@ -501,6 +504,11 @@ mod tests {
         let after = cut(LIMITS, &before, &one_left);
         assert_eq!(sizes(&after), [31, 40]);
         assert_eq!(after.shards[0].file, before.shards[1].file);
+        // What was as small before stays, as files do that were taken over; what is empty goes.
+        let small = cut(Limits { urls_target: 4, urls_max: 6, ..LIMITS }, &Shelf::default(), &(0..12).collect());
+        let large = Limits { urls_target: 400, urls_max: 500, ..LIMITS };
+        assert_eq!(sizes(&cut(large, &small, &(0..11).collect())), [4, 4, 3]);
+        assert_eq!(sizes(&cut(large, &small, &(4..12).collect())), [4, 4]);
         let none_left = cut(LIMITS, &before, &(40..120).collect());
         assert_eq!((sizes(&none_left), none_left.shards[0].file.as_str()), (vec![40, 40], "new-2"));
     }

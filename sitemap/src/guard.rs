@@ -66,9 +66,10 @@ pub(crate) fn check(
         let count = |kinds: &std::collections::BTreeMap<String, u64>| kinds.get(kind).copied().unwrap_or_default();
         drops.extend(drop_of(Some(kind), count(&previous.kinds), count(&report.kinds), *percent_max));
     }
-    match &options.accept_drop {
+    // A script whose text came out empty accepts nothing.
+    match options.accept_drop.as_deref().map(str::trim).filter(|by| !by.is_empty()) {
         _ if drops.is_empty() => Ok(None),
-        Some(by) => Ok(Some(Accepted { by: by.clone(), at_ms: options.policy.now_ms, drops })),
+        Some(by) => Ok(Some(Accepted { by: by.to_owned(), at_ms: options.policy.now_ms, drops })),
         None => Err(BuildError::Drop(drops)),
     }
 }
@@ -131,6 +132,9 @@ mod tests {
         let accepted = check(&options(Some(by)), &previous(100), &mut report(80, 30)).unwrap().unwrap();
         let drop = Drop { kind: Some("product".to_owned()), before: 60, after: 30, percent_max: 20 };
         assert_eq!(accepted, Accepted { by: by.to_owned(), at_ms: 1_763_800_000_000, drops: vec![drop] });
+        for nobody in ["", " "] {
+            assert!(check(&options(Some(nobody)), &previous(100), &mut report(80, 30)).is_err(), "{nobody:?}");
+        }
     }
 
     #[test]

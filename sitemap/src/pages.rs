@@ -17,6 +17,7 @@ use crate::select::Select;
 use crate::sort_key;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::io;
 
 pub use crate::columns::COLUMNS;
@@ -282,14 +283,14 @@ impl Gate {
         }
         let (changefreq, priority) = (self.changefreq(page)?, self.priority(page)?);
         self.ledger.report.count_kind(page.field(Column::Kind));
-        row::finish(out, (start, loc_start..loc_end), entities, changefreq, priority);
+        row::finish(out, (start, loc_start..loc_end), entities, changefreq, &priority);
         if !self.extensions.xml.is_empty() {
             row::extend(out, start, &self.extensions.xml, self.extensions.spaces);
         }
         Ok(true)
     }
 
-    /// The address of the page that was seen last, where it is another sitemap's and says something of its versions.
+    /// The address of the page that was seen last, where it is another sitemap's.
     pub(crate) fn elsewhere(&self) -> Option<&[u8]> {
         (!self.elsewhere.is_empty()).then_some(self.elsewhere.as_slice())
     }
@@ -381,9 +382,7 @@ impl Gate {
     /// them.
     fn pass_by(&mut self, page: &RawPage<'_>, canonical: &[u8], reason: &'static str) -> io::Result<()> {
         self.extensions.read_versions(page, canonical, &self.addresses);
-        if self.extensions.versions.key.is_some() {
-            self.elsewhere.extend_from_slice(canonical);
-        }
+        self.elsewhere.extend_from_slice(canonical);
         self.ledger.note(Outcome::Excluded, reason, page.line, page.field(Column::Loc), "")
     }
 
@@ -447,17 +446,28 @@ impl Gate {
         Ok(Changefreq::default())
     }
 
-    fn priority<'a>(&mut self, page: &RawPage<'a>) -> io::Result<&'a [u8]> {
+    fn priority<'a>(&mut self, page: &RawPage<'a>) -> io::Result<Cow<'a, [u8]>> {
         let text = page.field(Column::Priority);
         let trimmed = text.trim_ascii();
         if is_priority(trimmed) {
-            return Ok(trimmed);
+            return Ok(Cow::Borrowed(trimmed));
+        }
+        if let Some(rounded) = std::str::from_utf8(trimmed).ok().and_then(rounded) {
+            return Ok(Cow::Owned(rounded.into_bytes()));
         }
         if !text.is_empty() {
             self.ledger.note(Outcome::Dropped, "priority is not a number from 0.0 to 1.0", page.line, text, "")?;
         }
-        Ok(b"")
+        Ok(Cow::Borrowed(b""))
     }
+}
+
+/// A number from 0 to 1 however it is written, to four digits: as tables of floating-point numbers give it.
+fn rounded(text: &str) -> Option<String> {
+    let number: f64 = text.parse().ok().filter(|number| (0.0..=1.0).contains(number))?;
+    let text = format!("{:.4}", number.abs());
+    let text = text.trim_end_matches('0');
+    Some(if text.ends_with('.') { format!("{text}0") } else { text.to_owned() })
 }
 
 /// A decimal number from 0 to 1 of at most eight characters.
@@ -573,6 +583,24 @@ mod tests {
             assert_eq!(Row::first(&out).unwrap().lastmod(), lastmod.as_bytes());
         }
         assert_eq!(gate.close(4).unwrap().flagged.values().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn priorities_that_are_written_otherwise_are_rounded() {
+        let cases = [
+            (".5", "0.5"),
+            ("1e0", "1.0"),
+            ("0.3333333333333333", "0.3333"),
+            ("1e-7", "0.0"),
+            ("0.30000000000000004", "0.3"),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(rounded(given).as_deref(), Some(wanted), "{given}");
+            assert!(is_priority(wanted.as_bytes()));
+        }
+        for bad in ["1.00001", "-0.1", "nan", "inf", "0,5", "", "high"] {
+            assert_eq!(rounded(bad), None, "{bad}");
+        }
     }
 
     #[test]

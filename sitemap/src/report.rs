@@ -82,6 +82,13 @@ impl Report {
         self.excluded.values().sum()
     }
 
+    /// The reasons for which rows are not in the sitemap, on one line.
+    #[must_use]
+    pub fn reasons(&self) -> String {
+        let counts = self.rejected.iter().chain(&self.excluded);
+        counts.map(|(reason, count)| format!("; {count} x {reason}")).collect()
+    }
+
     /// True where every row of the input is accounted for.
     #[must_use]
     pub fn adds_up(&self) -> bool {

@@ -4,7 +4,6 @@ use super::Findings;
 use super::extension::{self, Extension};
 use crate::lastmod;
 use crate::loc::{BaseUrl, LOC_CHARS_MAX, LOC_CHARS_MIN};
-use crate::pages::is_priority;
 use crate::row::Changefreq;
 use crate::xml;
 use quick_xml::NsReader;
@@ -337,7 +336,7 @@ impl Document<'_, '_> {
                 is_time(text)
             }
             "changefreq" => Changefreq::parse(text.as_bytes()).is_some() && !text.contains(char::is_uppercase),
-            "priority" => is_priority(text.as_bytes()),
+            "priority" => is_priority(text),
             _ => true,
         };
         if !ok {
@@ -400,6 +399,12 @@ pub(super) fn is_time(text: &str) -> bool {
     };
     let mut canonical = Vec::new();
     lastmod::canonical(whole.as_bytes(), None, &mut canonical).is_ok() && canonical == whole.as_bytes()
+}
+
+/// A decimal number (xsd:decimal, so without an exponent) from 0 to 1.
+fn is_priority(text: &str) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    plain && text.parse::<f64>().is_ok_and(|number| (0.0..=1.0).contains(&number))
 }
 
 pub(super) fn shown(text: &str) -> String {

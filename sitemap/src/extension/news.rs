@@ -61,7 +61,10 @@ fn write(field: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<State, Faul
         return Ok(State::None);
     }
     let article: Article<'_> = serde_json::from_slice(field).map_err(|error| {
-        Fault::new("news is no object with publication_date and title", format!("{} ({error})", shown()))
+        Fault::new(
+            "news is no object with publication_date and title, or has a field that is not known",
+            format!("{} ({error})", shown()),
+        )
     })?;
     let own = |given: Option<&Text<'_>>, usual: &Option<String>| {
         given.map(|text| text.0.trim().to_owned()).or_else(|| usual.clone()).unwrap_or_default()

@@ -42,7 +42,7 @@ struct Video<'a> {
     view_count: Option<&'a RawValue>,
     #[serde(borrow)]
     publication_date: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "tag")]
     tags: Option<Vec<Text<'a>>>,
     #[serde(borrow)]
     family_friendly: Option<&'a RawValue>,
@@ -75,7 +75,8 @@ pub(super) fn append(
     zone: Option<&TimeZone>,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
-    const REASON: &str = "video is no object with thumbnail_loc, title and description";
+    const REASON: &str =
+        "video is no object with thumbnail_loc, title and description, or has a field that is not known";
     let Item::Json(json) = item else { return Err(Fault::new(REASON, item.shown())) };
     let video: Video<'_> =
         serde_json::from_str(json.get()).map_err(|error| Fault::new(REASON, format!("{} ({error})", json.get())))?;

@@ -21,6 +21,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use tidemark_runtime::clock::Clock;
 use twox_hash::XxHash3_128;
 
+/// What is told where the directory holds a sitemap that this does not know, as where its state was lost.
+pub const UNKNOWN_FILES: &str = "a file of a sitemap that is not known here: it stays beside the new ones, and nobody guarded against a drop; remove it";
+
 /// Why a local build did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -180,6 +183,7 @@ impl Directory {
         // From here on the list of rejects is another run's.
         remove(&self.state.join(keys::INPUT))?;
         let strays = self.strays()?;
+        let unknown = if previous.shards.is_empty() { self.unknown(&strays)? } else { 0 };
         let standing = Standing { intact: &|shard| self.is_intact(shard), strays: &strays };
         let (built, hashes) = built(inputs, &previous, options, standing, (&self.root, &self.state))?;
         self.intend(&built.intent())?;
@@ -200,6 +204,9 @@ impl Directory {
         // Only this run has it, not one that finds the same input.
         let mut report = report;
         published.indexes_new.iter().for_each(|_| report.flag(INDEX_NEW, 1));
+        if unknown > 0 {
+            report.flag(UNKNOWN_FILES, unknown);
+        }
         Ok(self.outcome(report, published, manifest))
     }
 
@@ -242,9 +249,28 @@ impl Directory {
         let path = self.state.join(keys::MANIFEST);
         match fs::read(&path) {
             Ok(bytes) => Manifest::from_json(&bytes).map_err(|source| DirectoryError::Manifest { path, source }),
-            Err(error) if is_missing(&error) => Ok(Manifest::empty(base_url)),
+            Err(error) if is_missing(&error) => self.beginning(base_url),
             Err(source) => Err(DirectoryError::Open { path, source }),
         }
+    }
+
+    /// How many files lie here that are called like ours, and are neither a sitemap's that is known nor a killed run's.
+    fn unknown(&self, strays: &[Stray]) -> Result<u64, DirectoryError> {
+        let files =
+            files_like_ours(&self.root).map_err(|source| DirectoryError::Open { path: self.root.clone(), source })?;
+        let unknown = files.iter().filter(|file| !strays.iter().any(|stray| stray.file == **file));
+        Ok(unknown.count() as u64)
+    }
+
+    /// The manifest from which a sitemap begins here: no file of somebody else's, or of a sitemap whose state was lost, has
+    /// the name of a new one. Those of a killed run's intent are taken over.
+    fn beginning(&self, base_url: &str) -> Result<Manifest, DirectoryError> {
+        let (empty, intent) = (Manifest::empty(base_url), self.intent()?);
+        let others =
+            files_like_ours(&self.root).map_err(|source| DirectoryError::Open { path: self.root.clone(), source })?;
+        let others = others.iter().filter(|file| !intent.contains(file));
+        let next_number = others.map(|file| keys::number_after(file)).fold(empty.next_number, u64::max);
+        Ok(Manifest { next_number, ..empty })
     }
 
     fn commit(&self, manifest: &Manifest, previous: &Manifest) -> Result<(), DirectoryError> {
@@ -276,19 +302,23 @@ impl Directory {
     }
 
     /// What a killed run left: of the files that it meant to write, those that are there and in no manifest.
-    fn strays(&self) -> Result<Vec<Stray>, DirectoryError> {
+    fn intent(&self) -> Result<Vec<String>, DirectoryError> {
         let path = self.state.join(keys::INTENT);
-        let files: Vec<String> = match fs::read(&path) {
+        match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| DirectoryError::Manifest { path, source: ManifestError::Parse(error) })?,
-            Err(error) if is_missing(&error) => return Ok(Vec::new()),
-            Err(source) => return Err(DirectoryError::Open { path, source }),
-        };
+                .map_err(|error| DirectoryError::Manifest { path, source: ManifestError::Parse(error) }),
+            Err(error) if is_missing(&error) => Ok(Vec::new()),
+            Err(source) => Err(DirectoryError::Open { path, source }),
+        }
+    }
+
+    /// The same, with the hash of each that is there.
+    fn strays(&self) -> Result<Vec<Stray>, DirectoryError> {
         let stray = |file: String| {
             let bytes = fs::read(self.root.join(&file)).ok()?;
             Some(Stray { file, hash: hex(XxHash3_128::oneshot(&bytes)) })
         };
-        Ok(files.into_iter().filter_map(stray).collect())
+        Ok(self.intent()?.into_iter().filter_map(stray).collect())
     }
 
     /// Size and time alone where they are as they were; where only the time differs (a copied directory), the bytes.
@@ -356,6 +386,18 @@ pub fn index_files(root: &Path) -> io::Result<BTreeMap<u32, PathBuf>> {
         let path = entry?.path();
         if let Some(number) = path.file_name().and_then(|name| keys::index_number(name.to_str()?)) {
             files.insert(number, path);
+        }
+    }
+    Ok(files)
+}
+
+/// Files in `root` that are called like shards of ours.
+fn files_like_ours(root: &Path) -> io::Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        if name.starts_with(keys::FILE_STEM) && keys::index_number(&name).is_none() && name.contains(".xml") {
+            files.push(name);
         }
     }
     Ok(files)

@@ -74,6 +74,42 @@ fn robots_prints_every_index_that_lies_in_the_directory() {
 }
 
 #[test]
+fn robots_names_no_index_that_is_not_there() {
+    let dir = built();
+    let settings =
+        "base_url = \"https://a.example\"\n[[sitemaps]]\n[[sitemaps]]\nname = \"news\"\nselect.news = true\n";
+    fs::write(dir.path().join("two.toml"), settings).unwrap();
+    printed(dir.path(), &["build", "--site", "two.toml", "--input", "pages.csv", "--out", "two"]);
+    let robots = ["robots", "--site", "two.toml"];
+    assert_eq!(printed(dir.path(), &[&robots[..], &["--out", "two"]].concat()), lines(&INDEXES[..1]));
+    let mistyped = sitemap(dir.path(), &[&robots[..], &["--out", "tow"]].concat());
+    let said = String::from_utf8(mistyped.stderr).unwrap();
+    assert!(mistyped.status.code() == Some(1) && said.contains("look whether the place is right"), "{said}");
+    assert!(!dir.path().join("tow").exists());
+}
+
+#[test]
+fn what_a_build_would_do_is_told_of_each_sitemap_and_why_nothing_is_left() {
+    let dir = built();
+    let settings =
+        "base_url = \"https://a.example\"\n[[sitemaps]]\n[[sitemaps]]\nname = \"recent\"\nselect.newest = 5\n";
+    fs::write(dir.path().join("two.toml"), settings).unwrap();
+    fs::write(dir.path().join("dated.csv"), "loc,lastmod\n/p/10,2025-01-01\n/p/11,2025-01-01\n").unwrap();
+    let plan = ["build", "--site", "two.toml", "--input", "dated.csv", "--out", "two", "--dry-run"];
+    let text = printed(dir.path(), &plan);
+    let heads: Vec<&str> = text.lines().filter(|line| !line.contains(':')).collect();
+    assert_eq!(heads, ["two/", "two/recent/"], "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&printed(dir.path(), &[&plan[..], &["--json"]].concat())).unwrap();
+    assert_eq!((&json["sitemaps"][1]["outlook"]["urls"], json["failed"].as_array().unwrap().len()), (&2.into(), 0));
+    fs::write(dir.path().join("none.csv"), "loc\nmailto:x@a.example\n\nhttps://b.example/\n").unwrap();
+    let none =
+        sitemap(dir.path(), &["build", "--base-url", "https://a.example", "--input", "none.csv", "--out", "none"]);
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(said.contains("2 rows read; 1 x loc is not an address of a page; 1 x loc is on another"), "{said}");
+}
+
+#[test]
 fn robots_names_every_file_too_for_an_engine_that_reads_no_index() {
     let dir = built();
     let settings = fs::read_to_string(dir.path().join("site.toml")).unwrap();
@@ -132,12 +168,11 @@ fn import_takes_over_what_two_addresses_name_and_the_next_build_keeps_it() {
     assert_eq!(server.asked().len(), files, "a file that both name is fetched once");
 
     printed(dir.path(), &["build", "--base-url", &origin, "--input", "pages.csv", "--out", "out"]);
-    // So few pages join the last of the three files, under its name.
     let kept = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name());
     let mut kept: Vec<_> =
         kept.filter_map(|name| name.into_string().ok()).filter(|name| name.contains(".xml")).collect();
     kept.sort();
-    assert_eq!(kept, ["c.xml.gz", INDEXES[0]]);
+    assert_eq!(kept, ["a.xml.gz", "b.xml.gz", "c.xml.gz", INDEXES[0]]);
     let mixed = sitemap(dir.path(), &["import", "--from", &first, "--from", "out", "--base-url", &origin]);
     let said = String::from_utf8(mixed.stderr).unwrap();
     assert!(

@@ -28,9 +28,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tidemark_sitemap::Limits;
 use tidemark_sitemap::build::Options;
+use tidemark_sitemap::keys;
 use tidemark_sitemap::loc::BaseUrl;
 use tidemark_sitemap::pages::Policy;
-use tidemark_sitemap::place::directory::{self, Directory, DirectoryError, Outcome};
+use tidemark_sitemap::place::directory::{self, Directory, DirectoryError, Outcome, UNKNOWN_FILES};
 use tidemark_sitemap::publish::INDEX_NEW;
 
 const BASE: &str = "https://packages.example.org";
@@ -438,4 +439,24 @@ async fn growth_splits_and_shrinking_merges_without_losing_a_page() {
         let named = outcome.manifest.shards.len() + 1;
         assert_eq!(fixture.files().len(), named, "round {round}: no file that the index does not name");
     }
+}
+
+#[tokio::test]
+async fn a_build_whose_state_was_lost_leaves_every_file_alone_until_an_index_names_new_ones() {
+    let fixture = Fixture::new();
+    let first = fixture.write("first.csv", &csv(&rows(1_000)));
+    fixture.build(&first).await.unwrap();
+    let before = fixture.files();
+    fs::remove_dir_all(fixture.out().join(".tidemark")).unwrap();
+    let second = fixture.write("second.csv", &csv(&rows(2_000)));
+    let outcome = fixture.build(&second).await.unwrap();
+    let after = fixture.files();
+    for (file, was) in before.iter().filter(|(file, _)| *file != keys::INDEX) {
+        assert_eq!(after.get(file), Some(was), "{file}");
+    }
+    assert!(outcome.manifest.shards.iter().all(|shard| !before.contains_key(&shard.file)), "{:?}", outcome.manifest);
+    let unknown = before.len() as u64 - 1;
+    assert_eq!(outcome.report.flagged.get(UNKNOWN_FILES), Some(&unknown), "{}", outcome.report);
+    let again = fixture.build(&second).await.unwrap();
+    assert_eq!(again.report.flagged.get(UNKNOWN_FILES), None, "it is told once");
 }

@@ -4,6 +4,7 @@ use super::progress::Bar;
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::tz::TimeZone;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -95,7 +96,7 @@ pub(super) async fn run(mut args: BuildArgs) -> anyhow::Result<ExitCode> {
     let sitemaps = sitemaps(&args)?;
     let _stdin = stdin_to_disk(&mut args)?;
     let now_ms = Clock::system().now_ms();
-    let (mut outcomes, mut failed, mut rejected_rows) = (Vec::new(), Vec::new(), false);
+    let (mut outcomes, mut failed, mut rejected_rows, mut plans) = (Vec::new(), Vec::new(), false, Vec::new());
     for sitemap in &sitemaps {
         let options = Options {
             packing: if args.plain { Packing::Plain } else { Packing::Gzip },
@@ -105,7 +106,9 @@ pub(super) async fn run(mut args: BuildArgs) -> anyhow::Result<ExitCode> {
         };
         let out = args.out.join(keys::sitemap_dir(&sitemap.name));
         if args.dry_run {
-            rejected_rows |= plan(&args, &out, &options)? > 0;
+            let (rejected, json) = plan(&args, &out, &options, sitemaps.len() > 1)?;
+            rejected_rows |= rejected > 0;
+            plans.push(json);
             continue;
         }
         match built(&args, &out, &options, &sitemap.files_url).await {
@@ -123,8 +126,9 @@ pub(super) async fn run(mut args: BuildArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if args.json && !args.dry_run {
-        print_json(&args, &outcomes, &failed)?;
+    if args.json {
+        let all = if args.dry_run { plans } else { outcomes.iter().map(outcome_json).collect() };
+        print_json(&args, all, &failed)?;
     }
     let rejected = rejected_rows || outcomes.iter().any(|(_, _, outcome)| outcome.report.rejected_total() > 0);
     Ok(match (failed.is_empty(), args.strict && rejected) {
@@ -188,18 +192,16 @@ fn sitemaps(args: &BuildArgs) -> anyhow::Result<Vec<Sitemap>> {
     }])
 }
 
-/// Says what a build would do; gives how many rows it would reject.
+/// Says what a build would do, of one of several where it is; gives how many rows it would reject, and all of it as JSON.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn plan(args: &BuildArgs, out: &Path, options: &Options) -> anyhow::Result<u64> {
+fn plan(args: &BuildArgs, out: &Path, options: &Options, is_one_of_several: bool) -> anyhow::Result<(u64, Value)> {
     let work = tempfile::tempdir().context("cannot make a temporary directory")?;
     let (outlook, report) = directory::plan(out, &args.input, options, work.path())?;
-    if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&serde_json::json!({"out": out, "outlook": outlook, "report": report}))?
-        );
-    } else {
+    if !args.json {
         eprint!("{report}");
+        if is_one_of_several {
+            println!("{}", out.display());
+        }
         let Outlook { added, edited, removed, urls_before, urls, .. } = outlook;
         println!("pages: {added} to add, {edited} to edit, {removed} to remove; {urls_before} now, {urls} then");
         let Outlook { files_new, files_rewritten, files_retired, files_unchanged, put_bytes, .. } = outlook;
@@ -208,7 +210,7 @@ fn plan(args: &BuildArgs, out: &Path, options: &Options) -> anyhow::Result<u64> 
              are; {put_bytes} bytes to write"
         );
     }
-    Ok(outlook.rejected)
+    Ok((outlook.rejected, json!({"out": out, "outlook": outlook, "report": report})))
 }
 
 /// Builds, with a bar that counts the rows against the URLs of the last run, which are a good guess.
@@ -241,25 +243,26 @@ fn record(out: &Path, options: &Options, outcome: &Outcome) {
     }
 }
 
+fn outcome_json((sitemap, out, outcome): &(&Sitemap, PathBuf, Outcome)) -> Value {
+    json!({
+        "sitemap": sitemap.name,
+        "out": out,
+        "urls": outcome.manifest.urls(),
+        "shards": outcome.manifest.shards.len(),
+        "report": outcome.report,
+        "published": outcome.published,
+        "rejects": outcome.rejects,
+        "accepted": outcome.manifest.accepted,
+    })
+}
+
 /// One object for the one sitemap of the arguments; of a site's settings, a list, and what failed.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn print_json(args: &BuildArgs, outcomes: &[(&Sitemap, PathBuf, Outcome)], failed: &[&str]) -> anyhow::Result<()> {
-    let one = |(sitemap, out, outcome): &(&Sitemap, PathBuf, Outcome)| {
-        serde_json::json!({
-            "sitemap": sitemap.name,
-            "out": out,
-            "urls": outcome.manifest.urls(),
-            "shards": outcome.manifest.shards.len(),
-            "report": outcome.report,
-            "published": outcome.published,
-            "rejects": outcome.rejects,
-            "accepted": outcome.manifest.accepted,
-        })
-    };
-    let all: Vec<serde_json::Value> = outcomes.iter().map(one).collect();
-    let json = match all.as_slice() {
-        [one] if args.site.is_none() => one.clone(),
-        _ => serde_json::json!({ "sitemaps": all, "failed": failed }),
+fn print_json(args: &BuildArgs, mut all: Vec<Value>, failed: &[&str]) -> anyhow::Result<()> {
+    let json = if all.len() == 1 && args.site.is_none() {
+        all.remove(0)
+    } else {
+        json!({ "sitemaps": all, "failed": failed })
     };
     println!("{}", serde_json::to_string_pretty(&json)?);
     Ok(())

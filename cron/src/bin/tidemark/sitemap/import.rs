@@ -148,6 +148,12 @@ fn print(args: &ImportArgs, import: &Import, comparison: Option<&Comparison>) ->
         print_comparison(comparison);
     }
     match &args.out {
+        Some(out) if import.kept.is_empty() => {
+            println!(
+                "no name is kept: the next build into {} writes new files, guarded against no drop",
+                out.display()
+            );
+        }
         Some(out) => println!("the next build into {} keeps those names; it writes each file once", out.display()),
         None => println!("nothing was written: give --out to begin with it"),
     }

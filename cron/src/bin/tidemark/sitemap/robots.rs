@@ -73,12 +73,13 @@ pub(super) async fn run(args: &RobotsArgs) -> anyhow::Result<ExitCode> {
 /// search engine of the settings reads no index.
 async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut indexes = Vec::new();
+    let (mut indexes, is_known) = (Vec::new(), args.out.is_some() || args.state_bucket.is_some());
     for sitemap in site::parse_local(&path.display().to_string(), &text)? {
         let manifest = match (&args.out, &args.state_bucket) {
             (Some(out), _) => {
-                let directory = Directory::open(&out.join(keys::sitemap_dir(&sitemap.name)))?;
-                Some(directory.manifest(sitemap.base.as_str())?)
+                let dir = out.join(keys::sitemap_dir(&sitemap.name));
+                let there = dir.is_dir().then(|| Directory::open(&dir)?.manifest(sitemap.base.as_str()));
+                there.transpose()?
             }
             (None, Some(bucket)) => {
                 let site = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -91,8 +92,15 @@ async fn of_site(path: &Path, args: &RobotsArgs) -> anyhow::Result<Vec<String>> 
         if let (Some(engine), None) = (engine, &manifest) {
             eprintln!("{} reads no index: give --out or --state-bucket to name every file", engine.name());
         }
+        if is_known && manifest.as_ref().is_none_or(|manifest| manifest.shards.is_empty()) {
+            eprintln!("{}: nothing is published yet, so nothing is to be named", sitemap.files_url);
+            continue;
+        }
         let manifest = manifest.unwrap_or_else(|| Manifest::empty(sitemap.base.as_str()));
         indexes.extend(robots::addresses(&sitemap, &manifest));
+    }
+    if indexes.is_empty() {
+        bail!("no sitemap of {} is published there: look whether the place is right", path.display());
     }
     Ok(indexes)
 }
