@@ -255,7 +255,7 @@ pub fn with_lines(text: &[u8], scope: Scope<'_>, addresses: &[String]) -> Result
 }
 
 /// Puts the lines for `addresses` into `object` in the place of those of `scope`, on the condition that nobody else wrote it
-/// since it was read; else it is read again, [`TRIES_MAX`] times. Type, caching and metadata stay as they are. False where it
+/// since it was read; else it is read again, three times at most. Type, caching and metadata stay as they are. False where it
 /// held them already, and nothing was written.
 ///
 /// # Errors
