@@ -217,11 +217,17 @@ fn spool_rows<S>(path: &Path, work_dir: &Path, columns: Columns) -> Result<spool
 
 fn open_file<S>(path: &Path) -> Result<File, SourceError<S>> {
     let open = |source| SourceError::Open { path: path.to_owned(), source };
-    let file = File::open(path).map_err(open)?;
-    if file.metadata().map_err(open)?.is_dir() {
+    let kind = std::fs::metadata(path).map_err(open)?;
+    if kind.is_dir() {
         return Err(open(io::Error::from(io::ErrorKind::IsADirectory)));
     }
-    Ok(file)
+    // A pipe can be read once, and a list that is not sorted is read twice.
+    if !kind.is_file() {
+        return Err(open(io::Error::other(
+            "it is no file that can be read twice: give what comes by a pipe as --input -",
+        )));
+    }
+    File::open(path).map_err(open)
 }
 
 fn read_text<T: Sink>(
@@ -369,6 +375,8 @@ pub(crate) mod tests {
     fn a_missing_file_is_named() {
         let error = read(Path::new("/nowhere/pages.csv"), Path::new("/nowhere"), &mut Kept::default()).unwrap_err();
         assert!(error.to_string().contains("/nowhere/pages.csv"));
+        let error = open_file::<()>(Path::new("/dev/null")).unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("--input -"));
         let error = read(Path::new("pages.txt"), Path::new("/nowhere"), &mut Kept::default()).unwrap_err();
         assert!(error.to_string().contains("name it .csv"));
     }
