@@ -222,7 +222,11 @@ impl Found {
         let common = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
         let prefix = first.get(..common).and_then(|common| common.rsplit_once('/')).map_or("", |(folder, _)| folder);
         let there = listed(reach.s3, &file.bucket, &format!("{prefix}/")).await?;
-        match files.iter().find(|file| !there.contains(file)) {
+        // The listing is sorted by key.
+        let is_there = |file: &Object| {
+            there.binary_search_by(|object| object.key.cmp(&file.key)).is_ok_and(|at| there[at] == *file)
+        };
+        match files.iter().find(|file| !is_there(file)) {
             Some(Object { bucket, key, .. }) => {
                 Err(object_error("reading", bucket, key, "it is gone, or another than was found".to_owned()))
             }

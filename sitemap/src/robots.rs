@@ -2,6 +2,7 @@
 //!
 //! The file is usually somebody else's. What is written stands between two markers; every byte outside them stays.
 
+use crate::athena::unload::parse_url;
 use crate::keys;
 use crate::manifest::Manifest;
 use crate::site::Sitemap;
@@ -171,9 +172,9 @@ impl FromStr for Object {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.strip_prefix("s3://").and_then(|rest| rest.split_once('/'));
-        let (bucket, key) = parts
-            .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty() && !key.ends_with('/'))
+        let (bucket, key) = parse_url(text)
+            .ok()
+            .filter(|(_, key)| !key.is_empty() && !key.ends_with('/'))
             .ok_or_else(|| format!("is {text:?}, which is no object: give one such as s3://www-bucket/robots.txt"))?;
         Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
     }

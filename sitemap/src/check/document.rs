@@ -253,18 +253,16 @@ impl Document<'_, '_> {
             self.fault(line, format!("<{name}> does not belong in an index"));
             return false;
         }
-        // What is neither the protocol's nor Google's is for somebody else.
-        if !extension::is_known(space) && !space.is_empty() {
-            self.item.extensions.push(Extension::foreign(line));
-            return true;
-        }
-        // By the schema they follow the protocol's own elements.
-        self.item.next = self.rules.tags.len();
         let attribute = |name: &str| {
             let found = start.try_get_attribute(name).ok().flatten()?;
             quick_xml::escape::unescape(&found.value).ok().map(|value| value.into_owned())
         };
-        self.item.extensions.push(Extension::new(space, name, line, attribute));
+        let extension = Extension::new(space, name, line, attribute);
+        if !extension.is_foreign() {
+            // By the schema they follow the protocol's own elements.
+            self.item.next = self.rules.tags.len();
+        }
+        self.item.extensions.push(extension);
         true
     }
 

@@ -46,10 +46,6 @@ pub(super) struct Extension {
     has_address: bool,
 }
 
-pub(super) fn is_known(space: &str) -> bool {
-    matches!(space, IMAGE | VIDEO | NEWS | XHTML)
-}
-
 type Problems = Vec<(usize, String)>;
 
 impl Extension {
@@ -60,7 +56,8 @@ impl Extension {
             (VIDEO, "video") => Kind::Video,
             (NEWS, "news") => Kind::News,
             (XHTML, "link") if alternate() => Kind::Alternate,
-            _ => Kind::Misplaced,
+            (IMAGE | VIDEO | NEWS | XHTML | "", _) => Kind::Misplaced,
+            _ => Kind::Foreign,
         };
         let [language, href] = ["hreflang", "href"].map(|name| attribute(name).unwrap_or_default());
         let usual = address(&href);
@@ -68,17 +65,9 @@ impl Extension {
         Self { kind, name: name.to_owned(), line, fields: Vec::new(), language, href, has_address }
     }
 
-    /// An element of a namespace that is nobody's here.
-    pub(super) fn foreign(line: usize) -> Self {
-        Self {
-            kind: Kind::Foreign,
-            name: String::new(),
-            line,
-            fields: Vec::new(),
-            language: String::new(),
-            href: String::new(),
-            has_address: false,
-        }
+    /// Whether it is of a namespace that is nobody's here.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.kind == Kind::Foreign
     }
 
     /// Whether it is of a news sitemap.

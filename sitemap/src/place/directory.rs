@@ -183,7 +183,7 @@ impl Directory {
         // From here on the list of rejects is another run's.
         remove(&self.state.join(keys::INPUT))?;
         let strays = self.strays()?;
-        let unknown = if previous.shards.is_empty() { self.unknown(&strays)? } else { 0 };
+        let unknown = if previous.shards.is_empty() { self.others()?.len() as u64 } else { 0 };
         let standing = Standing { intact: &|shard| self.is_intact(shard), strays: &strays };
         let (built, hashes) = built(inputs, &previous, options, standing, (&self.root, &self.state))?;
         self.intend(&built.intent())?;
@@ -254,22 +254,20 @@ impl Directory {
         }
     }
 
-    /// How many files lie here that are called like ours, and are neither a sitemap's that is known nor a killed run's.
-    fn unknown(&self, strays: &[Stray]) -> Result<u64, DirectoryError> {
-        let files =
-            files_like_ours(&self.root).map_err(|source| DirectoryError::Open { path: self.root.clone(), source })?;
-        let unknown = files.iter().filter(|file| !strays.iter().any(|stray| stray.file == **file));
-        Ok(unknown.count() as u64)
+    /// Files here that are called like shards of ours, and are no killed run's: where no sitemap is known, somebody else's.
+    fn others(&self) -> Result<Vec<String>, DirectoryError> {
+        let (mut files, intent) = (files_like_ours(&self.root), self.intent()?);
+        if let Ok(files) = &mut files {
+            files.retain(|file| !intent.contains(file));
+        }
+        files.map_err(|source| DirectoryError::Open { path: self.root.clone(), source })
     }
 
     /// The manifest from which a sitemap begins here: no file of somebody else's, or of a sitemap whose state was lost, has
     /// the name of a new one. Those of a killed run's intent are taken over.
     fn beginning(&self, base_url: &str) -> Result<Manifest, DirectoryError> {
-        let (empty, intent) = (Manifest::empty(base_url), self.intent()?);
-        let others =
-            files_like_ours(&self.root).map_err(|source| DirectoryError::Open { path: self.root.clone(), source })?;
-        let others = others.iter().filter(|file| !intent.contains(file));
-        let next_number = others.map(|file| keys::number_after(file)).fold(empty.next_number, u64::max);
+        let empty = Manifest::empty(base_url);
+        let next_number = self.others()?.iter().map(|file| keys::number_after(file)).fold(empty.next_number, u64::max);
         Ok(Manifest { next_number, ..empty })
     }
 

@@ -10,10 +10,22 @@ use tidemark_tests::web_server::{Reply, WebServer};
 
 const INDEXES: [&str; 3] = ["sitemap-index.xml", "sitemap-index-2.xml", "sitemap-index-3.xml"];
 
-/// Runs `tidemark sitemap` with `arguments` in `dir`.
+/// `tidemark sitemap` with `arguments` in `dir`.
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(Binaries::beside_this_program().unwrap().path("tidemark").unwrap());
+    command.arg("sitemap").args(arguments).current_dir(dir);
+    command
+}
+
+/// Runs it.
 fn sitemap(dir: &Path, arguments: &[&str]) -> Output {
-    let binary = Binaries::beside_this_program().unwrap().path("tidemark").unwrap();
-    Command::new(binary).arg("sitemap").args(arguments).current_dir(dir).output().unwrap()
+    command(dir, arguments).output().unwrap()
+}
+
+/// Settings in `dir` of a site with a sitemap of all pages, and another that is called `name` and selects by `select`.
+fn two_sitemaps(dir: &Path, name: &str, select: &str) {
+    let all = "base_url = \"https://a.example\"\n[[sitemaps]]\n";
+    fs::write(dir.join("two.toml"), format!("{all}[[sitemaps]]\nname = \"{name}\"\nselect.{select}\n")).unwrap();
 }
 
 /// What it prints where it has to succeed.
@@ -42,10 +54,8 @@ fn a_page_list_may_come_by_standard_input_beside_files() {
     fs::write(dir.path().join("rows"), &rows).unwrap();
     let build = |more: &[&str], out: &str| {
         let stdin = fs::File::open(dir.path().join("rows")).unwrap();
-        let binary = Binaries::beside_this_program().unwrap().path("tidemark").unwrap();
-        let mut command = Command::new(binary);
-        command.args(["sitemap", "build", "--site", "site.toml", "--out", out, "--input", "pages.csv"]).args(more);
-        let output = command.current_dir(dir.path()).stdin(stdin).output().unwrap();
+        let arguments = [&["build", "--site", "site.toml", "--out", out, "--input", "pages.csv"], more].concat();
+        let output = command(dir.path(), &arguments).stdin(stdin).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     for (more, out) in [(&["more.ndjson"][..], "a"), (&["-", "--stdin", "ndjson"], "b")] {
@@ -76,9 +86,7 @@ fn robots_prints_every_index_that_lies_in_the_directory() {
 #[test]
 fn robots_names_no_index_that_is_not_there() {
     let dir = built();
-    let settings =
-        "base_url = \"https://a.example\"\n[[sitemaps]]\n[[sitemaps]]\nname = \"news\"\nselect.news = true\n";
-    fs::write(dir.path().join("two.toml"), settings).unwrap();
+    two_sitemaps(dir.path(), "news", "news = true");
     printed(dir.path(), &["build", "--site", "two.toml", "--input", "pages.csv", "--out", "two"]);
     let robots = ["robots", "--site", "two.toml"];
     assert_eq!(printed(dir.path(), &[&robots[..], &["--out", "two"]].concat()), lines(&INDEXES[..1]));
@@ -91,9 +99,7 @@ fn robots_names_no_index_that_is_not_there() {
 #[test]
 fn what_a_build_would_do_is_told_of_each_sitemap_and_why_nothing_is_left() {
     let dir = built();
-    let settings =
-        "base_url = \"https://a.example\"\n[[sitemaps]]\n[[sitemaps]]\nname = \"recent\"\nselect.newest = 5\n";
-    fs::write(dir.path().join("two.toml"), settings).unwrap();
+    two_sitemaps(dir.path(), "recent", "newest = 5");
     fs::write(dir.path().join("dated.csv"), "loc,lastmod\n/p/10,2025-01-01\n/p/11,2025-01-01\n").unwrap();
     let plan = ["build", "--site", "two.toml", "--input", "dated.csv", "--out", "two", "--dry-run"];
     let text = printed(dir.path(), &plan);
