@@ -21,11 +21,10 @@ use crate::manifest::{Manifest, Shard};
 use crate::newest::Newest;
 use crate::pages::{Gate, Policy, RawPage};
 use crate::report::{Ledger, Report};
-use crate::row::{Note, Row};
+use crate::row::{self, Note, Row};
 use crate::sort::{MEMORY_BYTES, SortError, Sorter};
 use crate::source::{self, Sink, SourceError, merge};
 use stage::Stage;
-use std::cmp;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
@@ -38,6 +37,8 @@ pub const COMPRESSOR: &str = "libdeflate";
 
 /// Rows between two words on how far a pass is.
 const ROWS_TOLD: u64 = 4096;
+/// Rows that may wait to be placed, in bytes, where they come in order.
+const WAITING_BYTES_MAX: usize = 16 << 10;
 
 /// [`Options::drop_percent_max`] where nothing else is said.
 pub const DROP_PERCENT_MAX: u32 = 50;
@@ -379,15 +380,16 @@ impl<'a> Build<'a> {
                 sorter = self.meet(sorter)?;
             }
             sorter.drain(|row| {
-                let (rows, waiting) = self.cutter.unplaced();
                 let Some(read) = Row::first(row) else { return Ok::<_, BuildError>(()) };
                 match read.note() {
                     None => {
-                        rows.extend_from_slice(row);
-                        return self.place();
+                        self.cutter.unplaced().0.extend_from_slice(row);
+                        return self.place_run();
                     }
                     // Links come after the rows of their page, of which the best waits.
                     Some(Note::Links) => {
+                        self.place(true)?;
+                        let (rows, waiting) = self.cutter.unplaced();
                         if Row::first(&rows[waiting..]).is_some_and(|page| page.loc() == read.loc()) {
                             closure::link(rows, waiting, &read);
                         }
@@ -398,15 +400,15 @@ impl<'a> Build<'a> {
                 Ok(())
             })?;
         }
-        self.place_waiting()?;
+        self.place(false)?;
         for row in self.newest.take().map(Newest::into_rows).unwrap_or_default() {
             self.cutter.unplaced().0.extend_from_slice(&row);
-            self.place_waiting()?;
         }
+        self.place(false)?;
         if let Some(by_key) = self.by_key.take() {
             by_key.drain(|row| {
                 self.cutter.unplaced().0.extend_from_slice(row);
-                self.cutter.place(&mut self.stage)
+                self.cutter.place(1, &mut self.stage)
             })?;
         }
         self.cutter.finish(&mut self.stage)?;
@@ -467,43 +469,34 @@ impl<'a> Build<'a> {
         Ok(linked)
     }
 
-    /// Takes the row that was appended to the cutter's: keeps the better of two with one loc, and places what no later
-    /// row can replace. So one row always waits.
-    fn place(&mut self) -> Result<(), BuildError> {
+    /// The same where enough rows wait to do it in one go, while the processor's first cache holds them.
+    fn place_run(&mut self) -> Result<(), BuildError> {
         let (rows, start) = self.cutter.unplaced();
-        let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
-        let end = start + waiting.as_bytes().len();
-        let Some(row) = Row::first(&rows[end..]) else { return Ok(()) };
-        match row.loc().cmp(waiting.loc()) {
-            cmp::Ordering::Less => Err(BuildError::OutOfOrder),
-            cmp::Ordering::Equal => {
-                if row.preference(&waiting).is_gt() {
-                    rows.drain(start..end);
-                } else {
-                    rows.truncate(end);
-                }
-                self.gate.duplicate();
-                Ok(())
-            }
-            cmp::Ordering::Greater => self.place_waiting(),
-        }
+        if rows.len() - start < WAITING_BYTES_MAX { Ok(()) } else { self.place(true) }
     }
 
-    fn place_waiting(&mut self) -> Result<(), BuildError> {
+    /// Places the rows that were appended to the cutter's, of each loc the best. The last one goes on waiting where `more`
+    /// may come: a later row can still replace it.
+    fn place(&mut self, more: bool) -> Result<(), BuildError> {
         let (rows, start) = self.cutter.unplaced();
-        let Some(waiting) = Row::first(&rows[start..]) else { return Ok(()) };
-        let Some(newest) = &mut self.newest else {
-            self.emitted += 1;
-            let Some(by_key) = &mut self.by_key else { return self.cutter.place(&mut self.stage) };
-            let end = start + waiting.as_bytes().len();
-            by_key.push(waiting.as_bytes())?;
+        let settled = row::settle(rows, start).ok_or(BuildError::OutOfOrder)?;
+        self.gate.duplicates(settled.dropped);
+        let (count, end) =
+            if more { (settled.kept.saturating_sub(1), settled.last_start) } else { (settled.kept, rows.len()) };
+        if let Some(newest) = &mut self.newest {
+            let rejects = self.stage.staging.with_file_name(keys::REJECTS);
+            for row in row::all(&rows[start..end]) {
+                let too_old = newest.take(&row);
+                too_old.iter().try_for_each(|loc| self.gate.too_old(NOT_NEWEST, loc)).map_err(io_error(&rejects))?;
+            }
             rows.drain(start..end);
             return Ok(());
-        };
-        let (end, too_old) = (start + waiting.as_bytes().len(), newest.take(&waiting));
+        }
+        self.emitted += count;
+        let Some(by_key) = &mut self.by_key else { return self.cutter.place(count, &mut self.stage) };
+        row::all(&rows[start..end]).try_for_each(|row| by_key.push(row.as_bytes()))?;
         rows.drain(start..end);
-        let rejects = self.stage.staging.with_file_name(keys::REJECTS);
-        too_old.iter().try_for_each(|loc| self.gate.too_old(NOT_NEWEST, loc)).map_err(io_error(&rejects))
+        Ok(())
     }
 
     fn rejects_error(&self) -> impl FnOnce(io::Error) -> BuildError + use<> {
@@ -532,7 +525,7 @@ impl Sink for Build<'_> {
         match self.gate.admit(page, rows) {
             Ok(false) => self.pass_by(),
             Ok(true) if self.sorter.is_none() => match self.gate.versions().key {
-                None => self.place(),
+                None => self.place_run(),
                 Some(_) => Err(BuildError::Versions),
             },
             Ok(true) => self.sort(),

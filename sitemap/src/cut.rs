@@ -104,12 +104,16 @@ struct Size {
 }
 
 impl Size {
-    fn add(&mut self, row: &Row<'_>) {
+    /// What they come to with `row`.
+    #[inline(always)]
+    fn with(self, row: &Row<'_>) -> Self {
         let spaces = row.namespaces();
-        self.urls += 1;
-        self.news += u32::from(spaces.has(Namespaces::NEWS));
-        self.xml_bytes += row.xml_bytes() as u64;
-        self.spaces = self.spaces.and(spaces);
+        Self {
+            urls: self.urls + 1,
+            news: self.news + u32::from(spaces.has(Namespaces::NEWS)),
+            xml_bytes: self.xml_bytes + row.xml_bytes() as u64,
+            spaces: self.spaces.and(spaces),
+        }
     }
 
     /// With the shard's frame.
@@ -151,26 +155,28 @@ impl Cutter {
         (&mut self.rows, self.placed)
     }
 
-    /// Places the first row that is not placed yet, if there is one; it sorts after every one before it.
-    pub(crate) fn place<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
-        let is_next = |next: &Shard| row.key() >= next.lower.as_bytes();
-        let (row_bytes, mut with) = (row.as_bytes().len(), self.size);
-        with.add(&row);
-        if self.is_full(&with, row.key()) || self.old.get(self.range + 1).is_some_and(is_next) {
-            self.make_way(sink)?;
-        } else {
-            self.size = with;
-        }
-        (self.last_start, self.placed) = (self.placed, self.placed + row_bytes);
-        if self.placed - self.hashed > RUN_BYTES {
-            self.end_run(sink);
+    /// Places the first `count` rows that are not placed yet; each sorts after every one before it.
+    pub(crate) fn place<T: Take>(&mut self, count: u64, sink: &mut T) -> Result<(), T::Error> {
+        for _ in 0..count {
+            let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
+            let is_next = |next: &Shard| row.key() >= next.lower.as_bytes();
+            let (row_bytes, with) = (row.as_bytes().len(), self.size.with(&row));
+            if self.is_full(&with, &row) || self.old.get(self.range + 1).is_some_and(is_next) {
+                self.make_way(sink)?;
+            } else {
+                self.size = with;
+            }
+            (self.last_start, self.placed) = (self.placed, self.placed + row_bytes);
+            if self.placed - self.hashed > RUN_BYTES {
+                self.end_run(sink);
+            }
         }
         Ok(())
     }
 
     /// Hashes the rows up to the last one that is placed, and lets them go where their piece can neither be split any more
     /// nor be equal to an old shard.
+    #[inline(never)]
     fn end_run<T: Take>(&mut self, sink: &mut T) {
         let end = self.last_start;
         self.hash_to(end);
@@ -189,19 +195,20 @@ impl Cutter {
     }
 
     /// Closes the ranges before the next row, makes room for it, and counts it in.
+    #[inline(never)]
     fn make_way<T: Take>(&mut self, sink: &mut T) -> Result<(), T::Error> {
-        let row = self.rows[self.placed..].to_vec();
+        let Some(row) = Row::first(&self.rows[self.placed..]) else { return Ok(()) };
+        let row = row.as_bytes().to_vec();
         let Some(row) = Row::first(&row) else { return Ok(()) };
         let key = row.key();
         while self.old.get(self.range + 1).is_some_and(|next| key >= next.lower.as_bytes()) {
             self.close_range(sink)?;
         }
-        let mut with = self.size;
-        with.add(&row);
-        if self.is_full(&with, key) {
+        let with = self.size.with(&row);
+        if self.is_full(&with, &row) {
             self.make_room(key, &row, sink)?;
         }
-        self.size.add(&row);
+        self.size = self.size.with(&row);
         Ok(())
     }
 
@@ -214,8 +221,7 @@ impl Cutter {
         }
         // Each turn gives away a row at least; more than one turn takes rows that are large beside the limit.
         while self.size.urls > 0 {
-            let mut with = self.size;
-            with.add(row);
+            let with = self.size.with(row);
             if !self.is_over(&with) {
                 break;
             }
@@ -225,12 +231,14 @@ impl Cutter {
         Ok(())
     }
 
-    /// Whether the shard in hand has no room for the row at `key`, with which it would be so big.
-    fn is_full(&self, with: &Size, key: &[u8]) -> bool {
-        let at_target = with.urls > self.limits.urls_target && self.at_right_edge(key);
+    /// Whether the shard in hand has no room for `row`, with which it would be so big.
+    #[inline(always)]
+    fn is_full(&self, with: &Size, row: &Row<'_>) -> bool {
+        let at_target = with.urls > self.limits.urls_target && self.at_right_edge(row.key());
         self.size.urls > 0 && (at_target || self.is_over(with))
     }
 
+    #[inline(always)]
     fn is_over(&self, size: &Size) -> bool {
         size.urls > self.limits.urls_max
             || size.shard_bytes() > self.limits.bytes_max
@@ -287,7 +295,7 @@ impl Cutter {
             }
             last_start = end;
             end += row.as_bytes().len();
-            first.add(&row);
+            first = first.with(&row);
         }
         if end == self.placed {
             self.flush(sink)?;
@@ -296,7 +304,7 @@ impl Cutter {
         }
         let mut at = end;
         while let Some(row) = Row::first(&self.rows[at..self.placed]) {
-            second.add(&row);
+            second = second.with(&row);
             at += row.as_bytes().len();
         }
         (self.hash, self.hashed) = (XxHash3_128::new(), 0);
@@ -412,7 +420,7 @@ mod tests {
             let mut row = row(&url(*n), "", "", "");
             row::extend(&mut row, 0, &vec![b'x'; extra_bytes], Namespaces::NONE);
             cutter.unplaced().0.extend(row);
-            cutter.place(&mut shelf).unwrap();
+            cutter.place(1, &mut shelf).unwrap();
         }
         cutter.finish(&mut shelf).unwrap();
         check(limits, &shelf, urls);

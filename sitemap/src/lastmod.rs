@@ -36,6 +36,7 @@ impl fmt::Display for LastmodFault {
 ///
 /// # Errors
 /// The [`LastmodFault`]; `out` is then unchanged.
+#[inline]
 pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Result<(), LastmodFault> {
     if let Ok(text) = <&[u8; UTC_SECONDS_BYTES]>::try_from(text)
         && is_utc_seconds(text)
@@ -48,10 +49,7 @@ pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Res
         out.extend_from_slice(text);
         return Ok(());
     }
-    let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
-    let canonical = canonical_any(text, zone)?;
-    out.extend_from_slice(canonical.as_bytes());
-    Ok(())
+    canonical_any(text, zone).map(|canonical| out.extend_from_slice(canonical.as_bytes()))
 }
 
 /// Appends the canonical form of a time that is known as an instant, in microseconds since the epoch.
@@ -85,7 +83,10 @@ pub(crate) fn end_ms(canonical: &[u8]) -> Option<i64> {
     Some(if canonical.len() == 10 { at_ms + DAY_MS } else { at_ms })
 }
 
-fn canonical_any(text: &str, zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
+/// Any other form.
+#[cold]
+fn canonical_any(text: &[u8], zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
+    let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
     let bytes = text.as_bytes();
     if bytes.len() > 64 || bytes.len() < 10 || !is_date(&bytes[..10]) {
         return Err(LastmodFault::Form);
@@ -155,47 +156,58 @@ fn numeric_offset(given: &str) -> Result<String, LastmodFault> {
 
 /// `YYYY-MM-DD` of a day that exists.
 fn is_date(text: &[u8]) -> bool {
-    const LOW: [u8; 10] = *b"0000-00-00";
-    let Ok(text) = <&[u8; 10]>::try_from(text) else { return false };
-    fits(text, &LOW) && is_day(text)
+    <&[u8; 10]>::try_from(text).is_ok_and(|text| fits(text, b"0000-00-00", b"9999-19-39") && is_day(text))
 }
 
-/// Whether every byte is what `form` has there, any digit where it has `0`. Without branches, for vector instructions.
+/// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
 #[inline(always)]
-fn fits<const N: usize>(text: &[u8; N], form: &[u8; N]) -> bool {
-    let mut wrong = 0;
-    for (byte, form) in text.iter().zip(form) {
-        let span = if *form == b'0' { 9 } else { 0 };
-        wrong |= u8::from(byte.wrapping_sub(*form) > span);
-    }
-    wrong == 0
+fn is_utc_seconds(text: &[u8; UTC_SECONDS_BYTES]) -> bool {
+    fits(text, b"0000-00-00T00:00:00Z", b"9999-19-39T29:59:59Z")
+        && two(text[11], text[12]) <= two(b'2', b'3')
+        && text.first_chunk::<10>().is_some_and(is_day)
+}
+
+/// Whether every byte is one from `low` to `high` there: a digit, or the one that both have. Eight at a time, so of at
+/// most 24 bytes.
+#[inline(always)]
+fn fits<const N: usize>(text: &[u8; N], low: &[u8; N], high: &[u8; N]) -> bool {
+    const HIGHEST_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let word = |bytes: &[u8; N], at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+    let wrong = |at| {
+        // What a digit is above 0, and 0 of the byte itself. More than `high` is makes the highest bit.
+        let over = word(text, at) ^ word(low, at);
+        over | over.wrapping_add(!HIGHEST_BITS - (word(high, at) ^ word(low, at)))
+    };
+    (wrong(0) | wrong((N - 8) / 2) | wrong(N - 8)) & HIGHEST_BITS == 0
+}
+
+/// Two digits as a number that is compared like them.
+#[inline(always)]
+const fn two(first: u8, second: u8) -> u16 {
+    u16::from_be_bytes([first, second])
 }
 
 /// Whether digits in the places of a date are a day that exists.
 #[inline(always)]
 fn is_day(text: &[u8; 10]) -> bool {
     let [y1, y2, y3, y4, _, m1, m2, _, d1, d2] = *text;
-    let two = |a: u8, b: u8| u16::from(a - b'0') * 10 + u16::from(b - b'0');
-    let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
-    year > 0 && (1..=12).contains(&month) && day >= 1 && (day <= 28 || day <= days_in(year, month))
+    let (month, day) = (two(m1, m2), two(d1, d2));
+    let is_in_every_month = day <= two(b'2', b'8');
+    two(y1, y2) | two(y3, y4) != two(b'0', b'0')
+        && month.wrapping_sub(two(b'0', b'1')) <= two(b'1', b'2') - two(b'0', b'1')
+        && day >= two(b'0', b'1')
+        && (is_in_every_month || day <= last_day([y1, y2, y3, y4], month))
 }
 
-fn days_in(year: u16, month: u16) -> u16 {
-    match month {
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
+fn last_day(year: [u8; 4], month: u16) -> u16 {
+    let year = year.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match &month.to_be_bytes() {
+        b"02" if is_leap => two(b'2', b'9'),
+        b"02" => two(b'2', b'8'),
+        b"04" | b"06" | b"09" | b"11" => two(b'3', b'0'),
+        _ => two(b'3', b'1'),
     }
-}
-
-/// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
-#[inline(always)]
-fn is_utc_seconds(text: &[u8; UTC_SECONDS_BYTES]) -> bool {
-    const LOW: [u8; UTC_SECONDS_BYTES] = *b"0000-00-00T00:00:00Z";
-    let (h1, h2, m1, s1) = (text[11], text[12], text[14], text[17]);
-    let is_clock = (h1 < b'2' || (h1 == b'2' && h2 < b'4')) && m1 < b'6' && s1 < b'6';
-    fits(text, &LOW) && is_clock && text.first_chunk::<10>().is_some_and(is_day)
 }
 
 #[cfg(test)]
@@ -289,6 +301,37 @@ mod tests {
         from_instant(1_763_800_000_000_000, &mut out).unwrap();
         assert_eq!(out, b"2025-11-22T08:26:40Z");
         assert_eq!(from_instant(i64::MIN, &mut Vec::new()), Err(LastmodFault::Form));
+    }
+
+    #[test]
+    fn the_short_way_takes_what_a_calendar_takes() {
+        for year in ["0000", "0001", "1900", "2000", "2023", "2024", "9999"] {
+            for (month, day) in (0..20).flat_map(|month| (0..40).map(move |day| (month, day))) {
+                let date = format!("{year}-{month:02}-{day:02}");
+                let exists = date.parse::<Date>().is_ok() && year != "0000";
+                assert_eq!(is_date(date.as_bytes()), exists, "{date}");
+                let time = format!("{date}T23:59:59Z").into_bytes();
+                assert_eq!(is_utc_seconds(time.as_slice().try_into().unwrap()), exists, "{date}");
+            }
+        }
+        // Every byte in every place of a text that is none else.
+        let good = *b"2025-11-22T08:26:40Z";
+        for (at, byte) in (0..good.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+            let mut text = good;
+            text[at] = byte;
+            let is_form =
+                byte.is_ascii_digit() == good[at].is_ascii_digit() && (byte.is_ascii_digit() || byte == good[at]);
+            let exists = std::str::from_utf8(&text).is_ok_and(|text| text.parse::<Timestamp>().is_ok());
+            assert_eq!(
+                is_utc_seconds(&text),
+                is_form && exists && text[17] < b'6',
+                "{}",
+                String::from_utf8_lossy(&text)
+            );
+            if at < 10 {
+                assert_eq!(is_date(&text[..10]), is_form && exists, "{}", String::from_utf8_lossy(&text));
+            }
+        }
     }
 
     proptest! {

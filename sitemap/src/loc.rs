@@ -136,20 +136,26 @@ impl BaseUrl {
         if loc.is_empty() {
             return Err(LocFault::Missing);
         }
-        let (looked, base) = match loc.strip_prefix(self.origin.as_bytes()) {
-            Some(rest) if matches!(rest.first(), None | Some(b'/' | b'?')) => (look(rest), &[][..]),
-            None if loc[0] == b'/' && loc.get(1) != Some(&b'/') => (look(loc), self.prefix.as_bytes()),
-            _ => (Look::Foreign, &[][..]),
+        let looked = match loc.strip_prefix(self.origin.as_bytes()) {
+            Some(rest) if matches!(rest.first(), None | Some(b'/' | b'?')) => look(rest),
+            None if loc[0] == b'/' && loc.get(1) != Some(&b'/') => {
+                let looked = look(loc);
+                if looked != Look::Foreign {
+                    out.extend_from_slice(self.prefix.as_bytes());
+                }
+                looked
+            }
+            _ => Look::Foreign,
         };
         if looked == Look::Foreign {
             return self.append_any(loc, out).map(|()| true);
         }
-        out.extend_from_slice(base);
         out.extend_from_slice(loc);
         Ok(looked == Look::Entities)
     }
 
     /// The slow road: any Unicode, any spelling of the host.
+    #[cold]
     fn append_any(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
         let text = std::str::from_utf8(loc).map_err(|_| LocFault::NotUtf8)?;
         if text.chars().any(char::is_control) {
@@ -252,6 +258,7 @@ const BLOCK: usize = 16;
 
 /// Looks at a text without branches, block by block, so that the compiler turns it into vector instructions; the last
 /// block overlaps the one before. Nearly every text is of few kinds of characters, which a first look tells.
+#[inline(never)]
 fn look(text: &[u8]) -> Look {
     let mut short = [b'a'; BLOCK];
     let last = text.last_chunk::<BLOCK>().unwrap_or_else(|| {
@@ -273,9 +280,9 @@ fn look(text: &[u8]) -> Look {
 #[inline(always)]
 fn any_marked(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u8) -> bool {
     let mut all = [0; BLOCK];
-    for block in blocks.iter().chain([last]) {
-        all.iter_mut().zip(block).for_each(|(all, byte)| *all |= mark(*byte));
-    }
+    let mut look_at = |block: &[u8; BLOCK]| all.iter_mut().zip(block).for_each(|(all, byte)| *all |= mark(*byte));
+    blocks.iter().for_each(&mut look_at);
+    look_at(last);
     all.iter().fold(0, |any, mark| any | mark) != 0
 }
 

@@ -19,6 +19,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 
 pub use crate::columns::COLUMNS;
 
@@ -274,20 +275,34 @@ impl Gate {
             self.ledger.note(Outcome::Flagged, reason, page.line, loc, "")?;
         }
         if !more && !self.policy.select.news {
-            self.extensions.clear();
+            // All that anybody asks about a row that has none.
+            self.extensions.versions.clear();
             row::finish(out, (start, loc_start..loc_end), entities, Changefreq::default(), b"");
             return Ok(true);
         }
         if self.extend(page, &out[loc_start..loc_end])? {
             return Ok(false);
         }
+        self.finish_with_more(page, (start, loc_start..loc_end), entities, out)?;
+        Ok(true)
+    }
+
+    /// Completes the row of a page that has more than loc and lastmod.
+    #[inline(never)]
+    fn finish_with_more(
+        &mut self,
+        page: &RawPage<'_>,
+        (start, loc): (usize, Range<usize>),
+        entities: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let (changefreq, priority) = (self.changefreq(page)?, self.priority(page)?);
         self.ledger.report.count_kind(page.field(Column::Kind));
-        row::finish(out, (start, loc_start..loc_end), entities, changefreq, &priority);
+        row::finish(out, (start, loc), entities, changefreq, &priority);
         if !self.extensions.xml.is_empty() {
             row::extend(out, start, &self.extensions.xml, self.extensions.spaces);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The address of the page that was seen last, where it is another sitemap's.
@@ -317,6 +332,7 @@ impl Gate {
     }
 
     /// Reads the extensions of `page`; true where it is thereby not of this sitemap.
+    #[inline(never)]
     fn extend(&mut self, page: &RawPage<'_>, loc: &[u8]) -> io::Result<bool> {
         self.extensions.read(page, loc, &self.addresses, &self.policy);
         for fault in &self.extensions.faults {
@@ -351,9 +367,9 @@ impl Gate {
         self.ledger.note(Outcome::Rejected, problem, line, value, detail)
     }
 
-    /// Accounts for a duplicate that lost.
-    pub fn duplicate(&mut self) {
-        self.ledger.report.duplicates += 1;
+    /// Accounts for duplicates that lost.
+    pub fn duplicates(&mut self, count: u64) {
+        self.ledger.report.duplicates += count;
     }
 
     /// Accounts for `urls` rows that went into the sitemap, and closes the account.
@@ -387,6 +403,7 @@ impl Gate {
     }
 
     /// Whether a row says that it is not to be indexed.
+    #[inline(never)]
     fn is_excluded(&mut self, page: &RawPage<'_>) -> io::Result<bool> {
         let (line, loc) = (page.line, page.field(Column::Loc));
         let (index, status) = (page.field(Column::Index).trim_ascii(), page.field(Column::Status).trim_ascii());

@@ -28,10 +28,21 @@ const CLOSE_CHANGEFREQ: &[u8] = b"</changefreq>";
 const OPEN_PRIORITY: &[u8] = b"<priority>";
 const CLOSE_PRIORITY: &[u8] = b"</priority>";
 const CLOSE_URL: &[u8] = b"</url>\n";
-const LOC_TO_LASTMOD: &[u8] = b"</loc><lastmod>";
-const LASTMOD_TO_END: &[u8] = b"</lastmod></url>\n";
+/// What follows loc in most rows, and where its time lies in there.
+const LASTMOD_AND_END: &[u8; 52] = b"</loc><lastmod>0000-00-00T00:00:00Z</lastmod></url>\n";
+const IN_LASTMOD_AND_END: usize = CLOSE_LOC.len() + OPEN_LASTMOD.len();
 
 const CHANGEFREQS: [&str; 8] = ["", "always", "hourly", "daily", "weekly", "monthly", "yearly", "never"];
+
+/// What each adds to a row's XML, in bytes; of what is no word nothing, as it is written.
+const CHANGEFREQ_XML_BYTES: [usize; 16] = {
+    let (mut bytes, mut word) = ([0; 16], 1);
+    while word < CHANGEFREQS.len() {
+        bytes[word] = OPEN_CHANGEFREQ.len() + CHANGEFREQS[word].len() + CLOSE_CHANGEFREQ.len();
+        word += 1;
+    }
+    bytes
+};
 
 /// How often a page is said to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +110,7 @@ pub fn begin(out: &mut Vec<u8>) -> usize {
 ///
 /// The caller keeps the bounds (sort key up to 255 bytes, loc up to 2,047, lastmod up to 40, priority up to 8), and says by
 /// `entities` whether the loc may hold `&` or `'`.
+#[inline(always)]
 pub fn finish(
     out: &mut Vec<u8>,
     (start, loc): (usize, Range<usize>),
@@ -177,6 +189,8 @@ pub struct Row<'a> {
     loc_len: usize,
     entities: usize,
     lastmod_len: usize,
+    /// Changefreq in the low half, namespaces in the high half.
+    small: u8,
     priority_len: usize,
     extra_len: usize,
 }
@@ -185,13 +199,13 @@ impl<'a> Row<'a> {
     /// The row at the front of `bytes`, or `None` where they are cut short.
     #[must_use]
     pub fn first(bytes: &'a [u8]) -> Option<Self> {
-        let &[l0, l1, e0, e1, lastmod_len, _, priority_len, x0, x1, x2, key_len, ..] = bytes else { return None };
+        let &[l0, l1, e0, e1, lastmod_len, small, priority_len, x0, x1, x2, key_len, ..] = bytes else { return None };
         let loc_len = usize::from(u16::from_le_bytes([l0, l1]));
         let entities = usize::from(u16::from_le_bytes([e0, e1]));
         let (lastmod_len, priority_len) = (usize::from(lastmod_len), usize::from(priority_len));
         let (extra_len, key_len) = (u32::from_le_bytes([x0, x1, x2, 0]) as usize, usize::from(key_len));
         let bytes = bytes.get(..HEADER_BYTES + key_len + loc_len + lastmod_len + priority_len + extra_len)?;
-        Some(Self { bytes, key_len, loc_len, entities, lastmod_len, priority_len, extra_len })
+        Some(Self { bytes, key_len, loc_len, entities, lastmod_len, small, priority_len, extra_len })
     }
 
     /// The row as it is stored.
@@ -226,7 +240,7 @@ impl<'a> Row<'a> {
     /// How often the page is said to change, or nothing.
     #[must_use]
     pub fn changefreq(&self) -> &'static [u8] {
-        Changefreq(self.bytes[5] & 0x0f).as_bytes()
+        Changefreq(self.small & 0x0f).as_bytes()
     }
 
     /// The priority, or nothing.
@@ -244,7 +258,7 @@ impl<'a> Row<'a> {
 
     /// What the record notes, where it is no page.
     pub(crate) fn note(&self) -> Option<Note> {
-        match self.bytes[5] & 0x0f {
+        match self.small & 0x0f {
             8 => Some(Note::Old),
             9 => Some(Note::New),
             10 => Some(Note::Elsewhere),
@@ -259,39 +273,38 @@ impl<'a> Row<'a> {
     /// The namespaces that the extensions use.
     #[must_use]
     pub fn namespaces(&self) -> Namespaces {
-        Namespaces(self.bytes[5] >> 4)
+        Namespaces(self.small >> 4)
     }
 
     /// Exactly how many bytes [`Row::write_xml`] will append.
     #[must_use]
     pub fn xml_bytes(&self) -> usize {
-        let optional = |tags: usize, len: usize| if len == 0 { 0 } else { tags + len };
+        const LASTMOD_TAGS: usize = OPEN_LASTMOD.len() + CLOSE_LASTMOD.len();
+        const PRIORITY_TAGS: usize = OPEN_PRIORITY.len() + CLOSE_PRIORITY.len();
         OPEN_LOC.len()
-            + self.loc_len
+            + (self.bytes.len() - HEADER_BYTES - self.key_len)
             + self.entities
             + CLOSE_LOC.len()
-            + optional(OPEN_LASTMOD.len() + CLOSE_LASTMOD.len(), self.lastmod_len)
-            + optional(OPEN_CHANGEFREQ.len() + CLOSE_CHANGEFREQ.len(), self.changefreq().len())
-            + optional(OPEN_PRIORITY.len() + CLOSE_PRIORITY.len(), self.priority_len)
-            + self.extra_len
+            + LASTMOD_TAGS * usize::from(self.lastmod_len > 0)
+            + CHANGEFREQ_XML_BYTES[usize::from(self.small & 0x0f)]
+            + PRIORITY_TAGS * usize::from(self.priority_len > 0)
             + CLOSE_URL.len()
     }
 
     /// Appends the row's `<url>` element, in the order of elements that the schema asks for.
     pub fn write_xml(&self, out: &mut Vec<u8>) {
-        out.reserve(self.xml_bytes());
-        // Most rows are so: the texts between loc and lastmod go as one piece each, whose size the compiler knows.
+        // Most rows are so: all that follows loc goes as one piece, whose size the compiler knows.
         if self.entities == 0
             && self.bytes.len() == self.loc_end() + UTC_SECONDS_BYTES
-            && self.bytes[5] == 0
+            && self.small == 0
             && let Some(lastmod) = self.bytes.last_chunk::<UTC_SECONDS_BYTES>()
             && self.lastmod_len == UTC_SECONDS_BYTES
         {
             out.extend_from_slice(OPEN_LOC);
             out.extend_from_slice(self.loc());
-            out.extend_from_slice(LOC_TO_LASTMOD);
-            out.extend_from_slice(lastmod);
-            out.extend_from_slice(LASTMOD_TO_END);
+            let at = out.len() + IN_LASTMOD_AND_END;
+            out.extend_from_slice(LASTMOD_AND_END);
+            out[at..at + UTC_SECONDS_BYTES].copy_from_slice(lastmod);
             return;
         }
         out.extend_from_slice(OPEN_LOC);
@@ -330,6 +343,54 @@ impl<'a> Row<'a> {
     }
 }
 
+/// The rows in `rows`, which lie end to end.
+pub(crate) fn all(mut rows: &[u8]) -> impl Iterator<Item = Row<'_>> {
+    std::iter::from_fn(move || {
+        let row = Row::first(rows)?;
+        rows = &rows[row.as_bytes().len()..];
+        Some(row)
+    })
+}
+
+/// What [`settle`] left.
+pub(crate) struct Settled {
+    pub(crate) kept: u64,
+    pub(crate) dropped: u64,
+    /// Where the last row that was kept starts.
+    pub(crate) last_start: usize,
+}
+
+/// Keeps the best row of each loc of those from `start` on, which are sorted by it; `None` where they are not.
+pub(crate) fn settle(rows: &mut Vec<u8>, start: usize) -> Option<Settled> {
+    let mut settled = Settled { kept: 0, dropped: 0, last_start: start };
+    // Rows are kept up to `end`; `at` is the next one, and `loc` is where that of the last one lies.
+    let (mut end, mut at, mut loc) = (start, start, 0..0);
+    while let Some(row) = Row::first(&rows[at..]) {
+        let (row_bytes, loc_start, loc_end) = (row.bytes.len(), HEADER_BYTES + row.key_len, row.loc_end());
+        let to = match row.loc().cmp(&rows[loc.clone()]) {
+            Ordering::Less => return None,
+            Ordering::Greater => {
+                settled.kept += 1;
+                end
+            }
+            Ordering::Equal => {
+                settled.dropped += 1;
+                settled.last_start
+            }
+        };
+        let is_better = to == end || Row::first(&rows[to..]).is_none_or(|kept| row.preference(&kept).is_gt());
+        if is_better {
+            if to != at {
+                rows.copy_within(at..at + row_bytes, to);
+            }
+            (settled.last_start, end, loc) = (to, to + row_bytes, to + loc_start..to + loc_end);
+        }
+        at += row_bytes;
+    }
+    rows.truncate(end);
+    Some(settled)
+}
+
 /// How many bytes of texts follow a row's `header`.
 pub(crate) fn texts_bytes(header: &[u8]) -> usize {
     match *header {
@@ -365,6 +426,19 @@ pub fn write_entities(text: &[u8], out: &mut Vec<u8>) {
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A row with a sort key.
+    fn keyed(key: &str, loc: &str, lastmod: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let start = begin(&mut out);
+        out.extend_from_slice(key.as_bytes());
+        let loc_start = out.len();
+        out.extend_from_slice(loc.as_bytes());
+        let loc = loc_start..out.len();
+        out.extend_from_slice(lastmod.as_bytes());
+        finish(&mut out, (start, loc), false, Changefreq::default(), b"");
+        out
+    }
 
     /// A row made of ready texts, for this crate's tests.
     pub(crate) fn row(loc: &str, lastmod: &str, changefreq: &str, priority: &str) -> Vec<u8> {
@@ -446,6 +520,37 @@ pub(crate) mod tests {
         assert_eq!(older.preference(&newer), Ordering::Less);
         assert_eq!(older.preference(&none), Ordering::Greater);
         assert_eq!(none.preference(&none), Ordering::Equal);
+    }
+
+    #[test]
+    fn of_each_loc_the_best_row_is_kept_and_what_is_placed_is_left_alone() {
+        let loc = |n: usize| format!("https://example.com/{}", n / 10);
+        let lastmods = ["2025-11-22", "2025-11-23T10:00:00+09:00", "", "2024-02-29"];
+        let before = row("https://z.example/", "", "", "");
+        for count in 0..60 {
+            let all: Vec<Vec<u8>> = (0..count).map(|n| keyed(&"k".repeat(n % 3), &loc(n), lastmods[n % 4])).collect();
+            let mut rows = before.clone();
+            all.iter().for_each(|row| rows.extend_from_slice(row));
+            let mut best: Vec<&Vec<u8>> = Vec::new();
+            for row in &all {
+                match best.last_mut() {
+                    Some(last) if Row::first(last).unwrap().loc() == Row::first(row).unwrap().loc() => {
+                        if Row::first(row).unwrap().preference(&Row::first(last).unwrap()).is_gt() {
+                            *last = row;
+                        }
+                    }
+                    _ => best.push(row),
+                }
+            }
+            let settled = settle(&mut rows, before.len()).unwrap();
+            assert_eq!((settled.kept, settled.dropped), (best.len() as u64, (all.len() - best.len()) as u64));
+            let wanted = best.iter().fold(before.clone(), |all, row| [all, (*row).clone()].concat());
+            assert_eq!(rows, wanted);
+            assert_eq!(rows.len() - settled.last_start, best.last().map_or(0, |row| row.len()));
+        }
+        let mut unsorted =
+            [row("https://example.com/b", "", "", ""), row("https://example.com/a", "", "", "")].concat();
+        assert!(settle(&mut unsorted, 0).is_none());
     }
 
     proptest! {
