@@ -373,7 +373,7 @@ mod tests {
                 rest = &rest[row.as_bytes().len()..];
             }
             assert_eq!((locs.len(), locs.last().unwrap().as_str()), (piece.urls as usize, text(piece.last).as_str()));
-            let mut draft = Draft::new();
+            let mut draft = Draft::new(1);
             draft.append(&rows);
             assert_eq!(draft.finish(piece.spaces).len() as u64, piece.xml_bytes);
             assert_eq!(piece.rows_hash, XxHash3_128::oneshot(&rows));

@@ -57,23 +57,34 @@ const FRAME_BYTES: [u64; Namespaces::SETS] = {
 
 /// The longest head, in bytes: one that declares every namespace.
 const HEAD_BYTES_MAX: usize = FRAME_BYTES[Namespaces::SETS - 1] as usize - SHARD_TAIL.len();
+/// The head of most shards: one that declares none.
+const HEAD_BYTES: usize = FRAME_BYTES[0] as usize - SHARD_TAIL.len();
 
 /// The XML of a shard under way. Its head declares what its rows use, and so is made last, in room that is kept for it.
 #[derive(Debug)]
 pub(crate) struct Draft {
     bytes: Vec<u8>,
+    /// Where the rows begin.
+    rows_start: usize,
     is_finished: bool,
 }
 
 impl Draft {
-    pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; HEAD_BYTES_MAX], is_finished: false }
+    /// One whose shards begin at an address that is a multiple of `alignment`, where they declare no namespace. So it
+    /// never moves, and has addresses for the largest shard; memory only for those it has had.
+    pub(crate) fn new(alignment: usize) -> Self {
+        let mut bytes: Vec<u8> = Vec::with_capacity(HEAD_BYTES_MAX + alignment + BYTES_MAX as usize);
+        let head_start = HEAD_BYTES_MAX - HEAD_BYTES;
+        let head_start = head_start + bytes.as_ptr().wrapping_add(head_start).align_offset(alignment);
+        let rows_start = head_start + HEAD_BYTES;
+        bytes.resize(rows_start, 0);
+        Self { bytes, rows_start, is_finished: false }
     }
 
     /// Appends `rows`, canonical rows end to end; behind a finished shard they begin another.
     pub(crate) fn append(&mut self, mut rows: &[u8]) {
         if std::mem::take(&mut self.is_finished) {
-            self.bytes.truncate(HEAD_BYTES_MAX);
+            self.bytes.truncate(self.rows_start);
         }
         while let Some(row) = Row::first(rows) {
             row.write_xml(&mut self.bytes);
@@ -85,8 +96,8 @@ impl Draft {
     pub(crate) fn finish(&mut self, spaces: Namespaces) -> &[u8] {
         let declared = DECLARATIONS.iter().filter(|(space, _)| spaces.has(*space)).map(|(_, declaration)| *declaration);
         let head = [SHARD_HEAD].into_iter().chain(declared).chain([SHARD_HEAD_END]).collect::<Vec<_>>().concat();
-        let start = HEAD_BYTES_MAX - head.len();
-        self.bytes[start..HEAD_BYTES_MAX].copy_from_slice(&head);
+        let start = self.rows_start - head.len();
+        self.bytes[start..self.rows_start].copy_from_slice(&head);
         self.bytes.extend_from_slice(SHARD_TAIL);
         self.is_finished = true;
         &self.bytes[start..]
@@ -222,13 +233,15 @@ mod tests {
     fn a_shard_is_its_frame_and_its_rows_to_the_byte() {
         let rows =
             [row("https://a.example/1&2", "", "", ""), row("https://a.example/2", "2025-11-22", "", "")].concat();
-        let mut draft = Draft::new();
+        let mut draft = Draft::new(4096);
         let second = &rows[Row::first(&rows).unwrap().as_bytes().len()..];
         let sizes = Row::first(&rows).unwrap().xml_bytes() + Row::first(second).unwrap().xml_bytes();
         let all = DECLARATIONS.iter().fold(Namespaces::NONE, |all, (space, _)| all.and(*space));
         for (spaces, declared) in [(all, 4), (Namespaces::IMAGE.and(Namespaces::NEWS), 2), (Namespaces::NONE, 0)] {
             draft.append(&rows);
-            let xml = String::from_utf8_lossy(draft.finish(spaces));
+            let xml = draft.finish(spaces);
+            assert!(declared > 0 || xml.as_ptr().align_offset(4096) == 0, "it can be written from where it lies");
+            let xml = String::from_utf8_lossy(xml);
             assert_eq!(xml.len() as u64, frame_bytes(spaces) + sizes as u64);
             assert!(xml.starts_with("<?xml ") && xml.ends_with("</url>\n</urlset>\n"), "{xml}");
             assert!(xml.contains(">\n<url><loc>https://a.example/1&amp;2</loc></url>\n"), "{xml}");

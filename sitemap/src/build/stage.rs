@@ -73,7 +73,7 @@ impl<'a> Stage<'a> {
             packer: Packer {
                 packing: options.packing,
                 compressor: Compressor::new(level),
-                draft: Draft::new(),
+                draft: Draft::new(uncached::ALIGNMENT),
                 gzip: Room::new(),
             },
             part: Room::new(),

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What addresses and lengths of such a write are multiples of, in bytes: the page size, which is enough for any disk
 /// (open(2), `O_DIRECT`).
-const ALIGNMENT: usize = 4096;
+pub(super) const ALIGNMENT: usize = 4096;
 /// How much is written at a time, in bytes.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -44,7 +44,7 @@ impl Room {
 }
 
 /// Writes `bytes` to the file at `path`, in place of what it may hold: straight from where they lie, where that is a
-/// [`Room`], else by way of `room`.
+/// multiple of [`ALIGNMENT`], else by way of `room`.
 pub(super) fn write(path: &Path, bytes: &[u8], room: &mut Room) -> io::Result<()> {
     let open = |flags: OFlags| {
         let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
