@@ -403,6 +403,7 @@ impl<'a> Build<'a> {
         self.place(false)?;
         for row in self.newest.take().map(Newest::into_rows).unwrap_or_default() {
             self.cutter.unplaced().0.extend_from_slice(&row);
+            self.place_run()?;
         }
         self.place(false)?;
         if let Some(by_key) = self.by_key.take() {
@@ -469,12 +470,6 @@ impl<'a> Build<'a> {
         Ok(linked)
     }
 
-    /// The same where enough rows wait to do it in one go, while the processor's first cache holds them.
-    fn place_run(&mut self) -> Result<(), BuildError> {
-        let (rows, start) = self.cutter.unplaced();
-        if rows.len() - start < WAITING_BYTES_MAX { Ok(()) } else { self.place(true) }
-    }
-
     /// Places the rows that were appended to the cutter's, of each loc the best. The last one goes on waiting where `more`
     /// may come: a later row can still replace it.
     fn place(&mut self, more: bool) -> Result<(), BuildError> {
@@ -497,6 +492,12 @@ impl<'a> Build<'a> {
         row::all(&rows[start..end]).try_for_each(|row| by_key.push(row.as_bytes()))?;
         rows.drain(start..end);
         Ok(())
+    }
+
+    /// Places them where enough wait: in one go, while the processor's first cache holds them.
+    fn place_run(&mut self) -> Result<(), BuildError> {
+        let (rows, start) = self.cutter.unplaced();
+        if rows.len() - start < WAITING_BYTES_MAX { Ok(()) } else { self.place(true) }
     }
 
     fn rejects_error(&self) -> impl FnOnce(io::Error) -> BuildError + use<> {

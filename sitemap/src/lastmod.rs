@@ -84,7 +84,7 @@ pub(crate) fn end_ms(canonical: &[u8]) -> Option<i64> {
 }
 
 /// Any other form.
-#[cold]
+#[inline(never)]
 fn canonical_any(text: &[u8], zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
     let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
     let bytes = text.as_bytes();

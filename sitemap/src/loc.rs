@@ -155,7 +155,7 @@ impl BaseUrl {
     }
 
     /// The slow road: any Unicode, any spelling of the host.
-    #[cold]
+    #[inline(never)]
     fn append_any(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(), LocFault> {
         let text = std::str::from_utf8(loc).map_err(|_| LocFault::NotUtf8)?;
         if text.chars().any(char::is_control) {
