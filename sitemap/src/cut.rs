@@ -9,7 +9,7 @@
 //! - A shard that has become nearly empty joins its right neighbour where both fit well below the limit; an empty one goes.
 
 use crate::manifest::Shard;
-use crate::row::{Namespaces, Row};
+use crate::row::{self, Namespaces, Row};
 use crate::xml::{BYTES_MAX, NEWS_MAX, SHARDS_MAX, URLS_MAX, frame_bytes};
 use twox_hash::XxHash3_128;
 
@@ -286,7 +286,7 @@ impl Cutter {
 
     /// Gives away the first half, by URLs or by bytes, whichever limit was met; `key` is what comes next.
     fn split<T: Take>(&mut self, key: &[u8], by_bytes: bool, sink: &mut T) -> Result<(), T::Error> {
-        let (mut first, mut second, mut end, mut last_start) = (Size::default(), Size::default(), 0, 0);
+        let (mut first, mut end, mut last_start) = (Size::default(), 0, 0);
         while let Some(row) = Row::first(&self.rows[end..self.placed]) {
             let half =
                 if by_bytes { first.xml_bytes >= self.size.xml_bytes / 2 } else { first.urls >= self.size.urls / 2 };
@@ -302,11 +302,7 @@ impl Cutter {
             self.lower = key.to_vec();
             return Ok(());
         }
-        let mut at = end;
-        while let Some(row) = Row::first(&self.rows[at..self.placed]) {
-            second = second.with(&row);
-            at += row.as_bytes().len();
-        }
+        let second = row::all(&self.rows[end..self.placed]).fold(Size::default(), |size, row| size.with(&row));
         (self.hash, self.hashed) = (XxHash3_128::new(), 0);
         self.hash_to(end);
         self.emit(end, last_start, &first, sink)?;
@@ -331,7 +327,7 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::{self, tests::row};
+    use crate::row::tests::row;
     use crate::xml::Draft;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
@@ -367,11 +363,7 @@ mod tests {
             let mut rows = std::mem::take(&mut self.ahead);
             assert!(rows.is_empty() || piece.old.is_none());
             rows.extend_from_slice(piece.rows);
-            let (mut locs, mut rest) = (Vec::new(), rows.as_slice());
-            while let Some(row) = Row::first(rest) {
-                locs.push(text(row.loc()));
-                rest = &rest[row.as_bytes().len()..];
-            }
+            let locs: Vec<String> = row::all(&rows).map(|row| text(row.loc())).collect();
             assert_eq!((locs.len(), locs.last().unwrap().as_str()), (piece.urls as usize, text(piece.last).as_str()));
             let mut draft = Draft::new(1);
             draft.append(&rows);

@@ -167,10 +167,10 @@ fn is_utc_seconds(text: &[u8; UTC_SECONDS_BYTES]) -> bool {
         && text.first_chunk::<10>().is_some_and(is_day)
 }
 
-/// Whether every byte is one from `low` to `high` there: a digit, or the one that both have. Eight at a time, so of at
-/// most 24 bytes.
+/// Whether every byte is one from `low` to `high` there: a digit, or the one that both have. Eight at a time.
 #[inline(always)]
 fn fits<const N: usize>(text: &[u8; N], low: &[u8; N], high: &[u8; N]) -> bool {
+    const { assert!(8 <= N && N <= 24, "three times eight bytes are looked at") };
     const HIGHEST_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
     let word = |bytes: &[u8; N], at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
     let wrong = |at| {

@@ -427,8 +427,13 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A row with a sort key.
-    fn keyed(key: &str, loc: &str, lastmod: &str) -> Vec<u8> {
+    /// A row made of ready texts, for this crate's tests.
+    pub(crate) fn row(loc: &str, lastmod: &str, changefreq: &str, priority: &str) -> Vec<u8> {
+        keyed("", loc, lastmod, (changefreq, priority))
+    }
+
+    /// The same with a sort key.
+    fn keyed(key: &str, loc: &str, lastmod: &str, (changefreq, priority): (&str, &str)) -> Vec<u8> {
         let mut out = Vec::new();
         let start = begin(&mut out);
         out.extend_from_slice(key.as_bytes());
@@ -436,24 +441,8 @@ pub(crate) mod tests {
         out.extend_from_slice(loc.as_bytes());
         let loc = loc_start..out.len();
         out.extend_from_slice(lastmod.as_bytes());
-        finish(&mut out, (start, loc), false, Changefreq::default(), b"");
-        out
-    }
-
-    /// A row made of ready texts, for this crate's tests.
-    pub(crate) fn row(loc: &str, lastmod: &str, changefreq: &str, priority: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        let start = begin(&mut out);
-        out.extend_from_slice(loc.as_bytes());
-        let loc = start + HEADER_BYTES..out.len();
-        out.extend_from_slice(lastmod.as_bytes());
-        finish(
-            &mut out,
-            (start, loc),
-            true,
-            Changefreq::parse(changefreq.as_bytes()).unwrap_or_default(),
-            priority.as_bytes(),
-        );
+        let changefreq = Changefreq::parse(changefreq.as_bytes()).unwrap_or_default();
+        finish(&mut out, (start, loc), true, changefreq, priority.as_bytes());
         out
     }
 
@@ -493,13 +482,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_sort_key_stands_before_the_address_and_nowhere_in_the_xml() {
-        let mut bytes = Vec::new();
-        let start = begin(&mut bytes);
-        bytes.extend_from_slice(b"7\thttps://a.example/");
-        let loc = start + HEADER_BYTES + 2..bytes.len();
-        bytes.extend_from_slice(b"2025-11-22T08:26:40Z");
-        finish(&mut bytes, (start, loc), false, Changefreq::default(), b"");
-        extend(&mut bytes, start, b"<x/>", Namespaces::IMAGE);
+        let mut bytes = keyed("7\t", "https://a.example/", "2025-11-22T08:26:40Z", ("", ""));
+        extend(&mut bytes, 0, b"<x/>", Namespaces::IMAGE);
         let row = Row::first(&bytes).unwrap();
         assert_eq!((row.key(), row.loc()), (&b"7\thttps://a.example/"[..], &b"https://a.example/"[..]));
         assert_eq!((row.lastmod(), row.extra()), (&b"2025-11-22T08:26:40Z"[..], &b"<x/>"[..]));
@@ -528,7 +512,8 @@ pub(crate) mod tests {
         let lastmods = ["2025-11-22", "2025-11-23T10:00:00+09:00", "", "2024-02-29"];
         let before = row("https://z.example/", "", "", "");
         for count in 0..60 {
-            let all: Vec<Vec<u8>> = (0..count).map(|n| keyed(&"k".repeat(n % 3), &loc(n), lastmods[n % 4])).collect();
+            let all: Vec<Vec<u8>> =
+                (0..count).map(|n| keyed(&"k".repeat(n % 3), &loc(n), lastmods[n % 4], ("", ""))).collect();
             let mut rows = before.clone();
             all.iter().for_each(|row| rows.extend_from_slice(row));
             let mut best: Vec<&Vec<u8>> = Vec::new();

@@ -1,7 +1,7 @@
 //! The XML of shards and indexes, as sitemaps.org defines it.
 
 use crate::manifest::Shard;
-use crate::row::{Namespaces, Row, write_entities};
+use crate::row::{self, Namespaces, write_entities};
 
 /// URLs a shard may hold (sitemaps.org).
 pub const URLS_MAX: u32 = 50_000;
@@ -74,22 +74,19 @@ impl Draft {
     /// never moves, and has addresses for the largest shard; memory only for those it has had.
     pub(crate) fn new(alignment: usize) -> Self {
         let mut bytes: Vec<u8> = Vec::with_capacity(HEAD_BYTES_MAX + alignment + BYTES_MAX as usize);
-        let head_start = HEAD_BYTES_MAX - HEAD_BYTES;
-        let head_start = head_start + bytes.as_ptr().wrapping_add(head_start).align_offset(alignment);
-        let rows_start = head_start + HEAD_BYTES;
+        // Before the head that declares nothing there is room for the rest of the longest.
+        let room = HEAD_BYTES_MAX - HEAD_BYTES;
+        let rows_start = room + bytes.as_ptr().wrapping_add(room).align_offset(alignment) + HEAD_BYTES;
         bytes.resize(rows_start, 0);
         Self { bytes, rows_start, is_finished: false }
     }
 
     /// Appends `rows`, canonical rows end to end; behind a finished shard they begin another.
-    pub(crate) fn append(&mut self, mut rows: &[u8]) {
+    pub(crate) fn append(&mut self, rows: &[u8]) {
         if std::mem::take(&mut self.is_finished) {
             self.bytes.truncate(self.rows_start);
         }
-        while let Some(row) = Row::first(rows) {
-            row.write_xml(&mut self.bytes);
-            rows = &rows[row.as_bytes().len()..];
-        }
+        row::all(rows).for_each(|row| row.write_xml(&mut self.bytes));
     }
 
     /// The whole shard, whose rows use `spaces`.
@@ -193,6 +190,7 @@ pub fn index_entries(bytes: &[u8], files_url: &str) -> Vec<Entry> {
 mod tests {
     use super::*;
     use crate::manifest::tests::shard;
+    use crate::row::Row;
     use crate::row::tests::row;
 
     #[test]
