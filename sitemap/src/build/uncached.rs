@@ -12,8 +12,8 @@ use std::path::Path;
 /// What addresses and lengths of such a write are multiples of, in bytes: the page size, which is enough for any disk
 /// (open(2), `O_DIRECT`).
 pub(super) const ALIGNMENT: usize = 4096;
-/// How much is written at a time, in bytes.
-const WRITE_BYTES: usize = 1 << 20;
+/// How much is copied and written at a time where it does not lie so, in bytes.
+const ROOM_BYTES: usize = 1 << 20;
 
 #[cfg(target_os = "linux")]
 const UNCACHED: OFlags = OFlags::DIRECT;
@@ -54,16 +54,16 @@ pub(super) fn write(path: &Path, bytes: &[u8], room: &mut Room) -> io::Result<()
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlags::empty()),
         opened => opened,
     }?;
-    let mut at = 0;
-    for part in bytes.chunks(WRITE_BYTES) {
-        if part.as_ptr().align_offset(ALIGNMENT) == 0 && part.len().is_multiple_of(ALIGNMENT) {
-            write_part(&file, part, at)?;
-        } else {
-            let padded = room.first(part.len().next_multiple_of(ALIGNMENT));
-            padded[..part.len()].copy_from_slice(part);
-            padded[part.len()..].fill(0);
-            write_part(&file, padded, at)?;
-        }
+    let is_aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+    let (straight, rest) = bytes.split_at(if is_aligned { bytes.len() / ALIGNMENT * ALIGNMENT } else { 0 });
+    // At once: the disk is asked in the largest pieces that it takes.
+    write_part(&file, straight, 0)?;
+    let mut at = straight.len() as u64;
+    for part in rest.chunks(ROOM_BYTES) {
+        let padded = room.first(part.len().next_multiple_of(ALIGNMENT));
+        padded[..part.len()].copy_from_slice(part);
+        padded[part.len()..].fill(0);
+        write_part(&file, padded, at)?;
         at += part.len() as u64;
     }
     file.set_len(at)
@@ -92,7 +92,7 @@ mod tests {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join("file");
         let (mut aligned, mut room) = (Room::new(), Room::new());
-        for size in [2 * WRITE_BYTES + 5, WRITE_BYTES, ALIGNMENT, ALIGNMENT + 1, 700, 1, 0] {
+        for size in [2 * ROOM_BYTES + 5, ROOM_BYTES, ALIGNMENT, ALIGNMENT + 1, 700, 1, 0] {
             let bytes = aligned.first(size + 1);
             bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
             // From where it can be written at once, and from where it cannot.
