@@ -33,9 +33,10 @@ demo: build
 	@exec $(TARGET)/release/demo
 
 # Binaries and tests in one go: what tests alone depend on changes features of other crates, and all would be compiled
-# twice.
-test: test-prerequisites
-	$(CARGO) build --release --locked --workspace --bins --tests
+# twice. What only the tests need is brought meanwhile: compiling needs none of it.
+test: prerequisites
+	@infra/local/prerequisites tests & brought=$$!; \
+	  $(CARGO) build --release --locked --workspace --bins --tests && wait $$brought
 	$(CARGO) test --release --locked --workspace
 
 # What the code under test prints is not wanted here; failures and the summary go to standard error.
