@@ -113,17 +113,19 @@ pub enum BuildError {
     /// No row was left.
     #[error(
         "no page is left for the sitemap ({rows} rows read{reasons}): an empty sitemap is not valid, so nothing was written",
-        rows = .0,
-        reasons = .1.reasons()
+        rows = .0.input,
+        reasons = .0.reasons()
     )]
-    Empty(u64, Box<Report>),
+    Empty(Box<Report>),
     /// Far fewer pages than before.
     #[error(
-        "{}: if that is right, accept the drop for this run with --accept-drop WHY; nothing was written, the last good \
-         sitemap stays",
-        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        "{drops} ({rows} rows read{reasons}): if that is right, accept the drop for this run with --accept-drop WHY; \
+         nothing was written, the last good sitemap stays",
+        drops = .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        rows = .1.input,
+        reasons = .1.reasons()
     )]
-    Drop(Vec<Drop>),
+    Drop(Vec<Drop>, Box<Report>),
     /// The manifest is for another site.
     #[error("the state is of a sitemap for {old}, this run is for {new}: give the same base URL or another directory")]
     OtherSite {

@@ -70,7 +70,7 @@ pub(crate) fn check(
     match options.accept_drop.as_deref().map(str::trim).filter(|by| !by.is_empty()) {
         _ if drops.is_empty() => Ok(None),
         Some(by) => Ok(Some(Accepted { by: by.to_owned(), at_ms: options.policy.now_ms, drops })),
-        None => Err(BuildError::Drop(drops)),
+        None => Err(BuildError::Drop(drops, Box::new(report.clone()))),
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
             let outcome = check(&options(None), &previous(100), &mut report(emitted, products));
             let drops = match outcome {
                 Ok(None) => 0,
-                Err(BuildError::Drop(drops)) => drops.len(),
+                Err(BuildError::Drop(drops, _)) => drops.len(),
                 other => panic!("{other:?}"),
             };
             assert_eq!(drops, refused, "{emitted} {products}");
@@ -146,9 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_names_kind_and_numbers_and_the_way_out() {
-        let error = check(&options(None), &previous(100), &mut report(87, 47)).unwrap_err().to_string();
+    fn the_refusal_names_kind_and_numbers_where_the_rows_went_and_the_way_out() {
+        let rejected = BTreeMap::from([("host is not listed".to_owned(), 13)]);
+        let mut report = Report { input: 100, rejected, ..report(87, 47) };
+        let error = check(&options(None), &previous(100), &mut report).unwrap_err().to_string();
         assert!(error.contains("47 pages of the kind product are left of 60, more than 20 % fewer"), "{error}");
+        assert!(error.contains("(100 rows read; 13 x host is not listed)"), "{error}");
         assert!(error.contains("accept"), "{error}");
     }
 }

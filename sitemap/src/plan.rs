@@ -265,7 +265,9 @@ pub async fn plan(around: &Surroundings, run: Run<'_>) -> Result<Plan, RefreshEr
         (rows, None, around.pass(&pass, &input).await?)
     };
     let mut outlook = outlook(around, &site, run, &built).await?;
-    outlook.refused = built.manifest.accepted.as_ref().map(|drop| BuildError::Drop(drop.drops.clone()).to_string());
+    let accepted = built.manifest.accepted.as_ref();
+    outlook.refused =
+        accepted.map(|drop| BuildError::Drop(drop.drops.clone(), Box::new(built.report.clone())).to_string());
     outlook.scanned_bytes = rows.scanned_bytes;
     outlook.estimate(&site, around.clock.now_ms() - began_ms);
     let plan = Plan {

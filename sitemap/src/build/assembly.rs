@@ -32,7 +32,7 @@ impl Assembly<'_> {
         let is_window = options.policy.select.is_window() && !options.is_part;
         let stays = is_empty && is_window && previous.outgoing.is_empty();
         if report.emitted == 0 && !stays {
-            return Err(BuildError::Empty(report.input, Box::new(report)));
+            return Err(BuildError::Empty(Box::new(report)));
         }
         let mut kinds = report.kinds.clone();
         let mut accepted = None;

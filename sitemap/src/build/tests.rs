@@ -52,8 +52,8 @@ fn build(
             assert!(built.manifest.shards.is_sorted_by(|a, b| a.last < b.lower), "ranges lie one behind the other");
             Ok((built.changes.iter().map(read).collect(), built.report))
         }
-        Err(BuildError::Empty(input, report)) => {
-            assert!(report.adds_up() && report.input == input);
+        Err(BuildError::Empty(report)) => {
+            assert!(report.adds_up());
             Err("empty".to_owned())
         }
         Err(error) => panic!("{error}"),
@@ -129,7 +129,7 @@ fn another_order_is_refused_unless_the_sitemap_may_be_cut_anew_and_a_drop_is_see
     let refused = pass(20, true, false, &first).unwrap_err().to_string();
     assert!(refused.contains("sorted by loc, and now they are by sku") && refused.contains("--reshard"), "{refused}");
     let dropped = pass(5, true, true, &first).unwrap_err();
-    assert!(matches!(dropped, BuildError::Drop(_)), "{dropped}");
+    assert!(matches!(dropped, BuildError::Drop(..)), "{dropped}");
     let anew = pass(20, true, true, &first).unwrap();
     assert_eq!((anew.manifest.sort_key.as_str(), anew.manifest.urls(), anew.changes.len()), ("sku", 20, 3));
     assert_eq!(anew.manifest.retired.len(), first.shards.len());
@@ -155,7 +155,7 @@ fn a_window_that_is_empty_keeps_its_sitemap_and_writes_nothing_while_files_are_t
     assert_eq!((empty.manifest.shards, empty.changes), (first.shards.clone(), vec![]));
     let taken_over = Manifest { outgoing: vec!["theirs.xml.gz".to_owned()], ..first };
     let refused = pass("2025-01-01", &taken_over).unwrap_err();
-    assert!(matches!(refused, BuildError::Empty(1, _)), "{refused}");
+    assert!(matches!(refused, BuildError::Empty(_)), "{refused}");
     let next = pass("2025-11-22", &taken_over).unwrap().manifest;
     assert_eq!((next.outgoing.len(), next.retired[0].file.as_str()), (0, "theirs.xml.gz"));
 }

@@ -69,7 +69,7 @@ async fn work_on(
     let range = Range { part, lower, upper };
     let built = build_part(reach.athena, &input, &window, &range, (work_dir, &options, &bucket)).await;
     let built = match built {
-        Err(PartsError::Build(BuildError::Empty(_, report))) => {
+        Err(PartsError::Build(BuildError::Empty(report))) => {
             let rejects = store_rejects(reach, &report, folder, part, work_dir).await?;
             return Ok(Outcome { report: *report, rejects, ..Outcome::default() });
         }

@@ -75,7 +75,7 @@ fn of_parts(error: &PartsError) -> bool {
 fn of_build(error: &BuildError) -> bool {
     match error {
         BuildError::Empty(..)
-        | BuildError::Drop(_)
+        | BuildError::Drop(..)
         | BuildError::OtherSite { .. }
         | BuildError::OtherKey { .. }
         | BuildError::Versions
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn dropped() -> RefreshError {
-        BuildError::Drop(vec![Drop { kind: None, before: 10, after: 1, percent_max: 50 }]).into()
+        BuildError::Drop(vec![Drop { kind: None, before: 10, after: 1, percent_max: 50 }], Box::default()).into()
     }
 
     fn unreachable() -> RefreshError {
@@ -135,7 +135,7 @@ mod tests {
         let missing = SourceError::Header { path: "pages.csv".into(), problem: "has no column loc".to_owned() };
         let refusals: [RefreshError; 14] = [
             dropped(),
-            BuildError::Empty(0, Box::default()).into(),
+            BuildError::Empty(Box::default()).into(),
             BuildError::Source(Box::new(missing)).into(),
             RefreshError::Missing { bucket: text(), key: "sites/shop.toml".to_owned() },
             RefreshError::OnHold { site: text(), by: "rollback-1".to_owned() },
