@@ -253,6 +253,14 @@ fn read_text<T: Sink>(
     }
 }
 
+/// What to tell of a text file that gives `error` while it is read: where the system did not say it, an unpacker did.
+fn unreadable(error: &io::Error) -> String {
+    if error.raw_os_error().is_some() {
+        return format!("cannot be read: {error}");
+    }
+    format!("cannot be unpacked ({error}): it is cut off, damaged, or something stands behind its end: pack it anew")
+}
+
 /// The XXH3-128 of the file at `path`, as [`read`] gives it.
 ///
 /// # Errors
@@ -368,6 +376,26 @@ pub(crate) mod tests {
             assert_eq!(read(&path, dir.path(), &mut kept).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
             assert_eq!(hash(&path).unwrap(), twox_hash::XxHash3_128::oneshot(&bytes), "{name}");
             assert_eq!(kept.pages.len(), 2);
+        }
+    }
+
+    #[test]
+    fn what_was_packed_and_is_not_whole_or_has_something_behind_it_is_told() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zipped.write_all(b"loc\n/a\n").unwrap();
+        let (zipped, packed) = (zipped.finish().unwrap(), zstd::encode_all(&b"loc\n/a\n"[..], 1).unwrap());
+        let and = |bytes: &[u8]| [bytes, b"behind it"].concat();
+        let cut = |bytes: &[u8]| bytes[..bytes.len() - 1].to_vec();
+        let cases = [(and(&zipped), "gz"), (cut(&zipped), "gz"), (and(&packed), "zst"), (cut(&packed), "zst")];
+        for (bytes, packing) in cases {
+            for format in ["csv", "ndjson"] {
+                let path = dir.path().join(format!("a.{format}.{packing}"));
+                std::fs::write(&path, &bytes).unwrap();
+                let error = read(&path, dir.path(), &mut Kept::default()).unwrap_err().to_string();
+                assert!(error.contains(&format!("a.{format}.{packing}")) && error.contains("pack it anew"), "{error}");
+            }
         }
     }
 

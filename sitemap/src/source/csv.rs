@@ -3,7 +3,8 @@
 //! One search for delimiter, line end or quote at a time finds every field; fields are slices of the read buffer, and
 //! only a field with doubled quotes is copied.
 
-use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError};
+use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError, unreadable};
+use crate::columns::Columns;
 use crate::pages::RawPage;
 use memchr::{memchr, memchr_iter, memchr3};
 use std::io::Read;
@@ -11,6 +12,8 @@ use std::path::Path;
 
 const BOM: &[u8] = "\u{feff}".as_bytes();
 const UTF_16_BOMS: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
+const CR_ALONE: &str = "lines end in CR alone, so the file is one line: save it with LF or CR LF";
+const TOO_LONG: &str = "the row is longer than 4 MiB: close the quote that was opened here";
 
 /// A field: where it stands in the buffer, or in the copies where quotes were doubled.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +63,7 @@ pub(super) fn read<T: Sink>(
     let (mut start, mut end, mut at_end, mut line) = (0, 0, false, 1_u64);
     while end < BOM.len() && !at_end {
         let count = reader.read(&mut buffer[end..]);
-        let count = count.map_err(|error| broken(line, format!("cannot be read: {error}")))?;
+        let count = count.map_err(|error| broken(line, unreadable(&error)))?;
         (end, at_end) = (end + count, count == 0);
     }
     if buffer[..end].starts_with(BOM) {
@@ -73,12 +76,10 @@ pub(super) fn read<T: Sink>(
         let (record_end, garbled) = match parsed {
             Parsed::Record(record_end) => (record_end, false),
             Parsed::Garbled(record_end) => (record_end, true),
-            Parsed::Short { .. } if !at_end => {
+            Parsed::Short { in_quotes } if !at_end => {
                 if end - start > ROW_BYTES_MAX {
-                    return Err(broken(
-                        line,
-                        "the row is longer than 4 MiB: close the quote that was opened here".into(),
-                    ));
+                    let is_one_line = header.is_none() && !in_quotes && has_lone_cr(&buffer[start..end]);
+                    return Err(broken(line, (if is_one_line { CR_ALONE } else { TOO_LONG }).to_owned()));
                 }
                 buffer.copy_within(start..end, 0);
                 (start, end) = (0, end - start);
@@ -86,7 +87,7 @@ pub(super) fn read<T: Sink>(
                     buffer.resize(end * 2, 0);
                 }
                 let count = reader.read(&mut buffer[end..]);
-                let count = count.map_err(|error| broken(line, format!("cannot be read: {error}")))?;
+                let count = count.map_err(|error| broken(line, unreadable(&error)))?;
                 end += count;
                 at_end = count == 0;
                 continue;
@@ -98,11 +99,8 @@ pub(super) fn read<T: Sink>(
         };
         let record = &buffer[start..start + record_end];
         let Some(header) = &header else {
-            let names = parser.header(record);
-            let places = sink.columns().places(names.iter().map(String::as_str));
-            let places = places.map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?;
-            let columns = places.iter().enumerate().filter_map(|(column, at)| Some((column, (*at)?))).collect();
-            header = Some(Header { columns, width: names.len() });
+            let found = parser.header(record, &sink.columns());
+            header = Some(found.map_err(|problem| SourceError::Header { path: path.to_owned(), problem })?);
             line += count_lines(record);
             start += record_end;
             continue;
@@ -118,6 +116,11 @@ pub(super) fn read<T: Sink>(
             problem: "the file is empty: its first line must name the columns, loc among them".to_owned(),
         }),
     }
+}
+
+/// Whether a CR stands in `record` that no LF follows.
+fn has_lone_cr(record: &[u8]) -> bool {
+    memchr_iter(b'\r', record).any(|at| record.get(at + 1).is_some_and(|next| *next != b'\n'))
 }
 
 fn give<T: Sink>(
@@ -239,9 +242,16 @@ impl Parser {
         }
     }
 
-    fn header(&self, record: &[u8]) -> Vec<String> {
+    /// Where the columns are by the first line, or what is wrong with it and what to do.
+    fn header(&self, record: &[u8], columns: &Columns) -> Result<Header, String> {
+        if !self.any_quoted && has_lone_cr(record) {
+            return Err(CR_ALONE.to_owned());
+        }
         let name = |at| String::from_utf8_lossy(self.field(record, at)).into_owned();
-        (0..self.fields.len()).map(name).collect()
+        let names: Vec<String> = (0..self.fields.len()).map(name).collect();
+        let places = columns.places(names.iter().map(String::as_str))?;
+        let columns = places.iter().enumerate().filter_map(|(column, at)| Some((column, (*at)?))).collect();
+        Ok(Header { columns, width: names.len() })
     }
 }
 
@@ -294,6 +304,16 @@ mod tests {
         let mut kept = Kept::default();
         let utf_16 = read(Path::new("pages.csv"), &mut Dribble(b"\xff\xfel\0o\0c\0", 1), b',', &mut kept);
         assert!(utf_16.unwrap_err().to_string().contains("save it as UTF-8"));
+    }
+
+    #[test]
+    fn lines_that_end_in_cr_alone_are_told_however_many_there_are() {
+        for rows in [0, 1, 500_000] {
+            let text = format!("loc,lastmod\r{}", "/a,2025-01-01\r".repeat(rows));
+            let outcome = parse(&text, 1 << 20);
+            assert_eq!(outcome.is_err(), rows > 0, "{rows}");
+            assert!(outcome.map_or_else(|error| error.contains("CR alone"), |_| true), "{rows}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! NDJSON: one JSON object a line; numbers and booleans may stand where they make sense.
 
-use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError};
+use super::{CHUNK_BYTES, ROW_BYTES_MAX, Sink, SourceError, unreadable};
 use crate::columns::{COLUMNS, Column, Columns};
 use crate::pages::RawPage;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -78,7 +78,7 @@ pub(super) fn read<T: Sink>(path: &Path, reader: &mut dyn Read, sink: &mut T) ->
         text.clear();
         let count = (&mut reader).take(ROW_BYTES_MAX as u64 + 1).read_until(b'\n', &mut text);
         let broken = |problem| SourceError::Broken { path: path.to_owned(), line, problem };
-        if count.map_err(|error| broken(format!("cannot be read: {error}")))? == 0 {
+        if count.map_err(|error| broken(unreadable(&error)))? == 0 {
             break;
         }
         if text.len() > ROW_BYTES_MAX {

@@ -232,6 +232,7 @@ mod tests {
     use crate::source::List;
     use crate::source::tests::Kept;
     use crate::source::value::Meaning;
+    use parquet::basic::Compression;
     use parquet::data_type::{ByteArrayType, FixedLenByteArrayType, Int32Type, Int64Type, Int96, Int96Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
@@ -303,6 +304,10 @@ mod tests {
 
     /// Writes `locs` with a page for as many values as a page of `page_bytes` takes, or one for all where there is room.
     fn write_locs(path: &Path, locs: &[String], page_bytes: usize, dictionary: bool) {
+        write_packed(path, locs, (page_bytes, dictionary, Compression::SNAPPY));
+    }
+
+    fn write_packed(path: &Path, locs: &[String], (page_bytes, dictionary, packing): (usize, bool, Compression)) {
         let schema = Arc::new(parse_message_type("message pages { required binary loc (UTF8); }").unwrap());
         let properties = WriterProperties::builder()
             .set_data_page_size_limit(page_bytes)
@@ -310,7 +315,7 @@ mod tests {
             .set_write_batch_size(256)
             .set_dictionary_enabled(dictionary)
             .set_dictionary_page_size_limit(usize::MAX)
-            .set_compression(parquet::basic::Compression::SNAPPY);
+            .set_compression(packing);
         let file = File::create(path).unwrap();
         let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties.build())).unwrap();
         let mut group = writer.next_row_group().unwrap();
@@ -320,6 +325,22 @@ mod tests {
         column.close().unwrap();
         group.close().unwrap();
         writer.close().unwrap();
+    }
+
+    #[test]
+    fn every_packing_that_a_usual_writer_has_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages.parquet");
+        let locs: Vec<String> = (0..3_000).map(|at| format!("/{at:0>99}")).collect();
+        let (gzip, zstd) = (Compression::GZIP(Default::default()), Compression::ZSTD(Default::default()));
+        for packing in
+            [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, zstd, Compression::LZ4, Compression::LZ4_RAW]
+        {
+            write_packed(&path, &locs, (1 << 16, true, packing));
+            let mut kept = Kept::default();
+            read(&path, File::open(&path).unwrap(), &mut kept).unwrap();
+            assert!(kept.pages.iter().map(|(_, fields)| &fields[0]).eq(&locs), "{packing:?}");
+        }
     }
 
     #[test]
