@@ -20,7 +20,8 @@ pub struct Select {
     pub locales: Vec<String>,
     /// Hosts, as in `m.example.com`, with the port where it is not the scheme's own.
     pub hosts: Vec<String>,
-    /// Rows whose lastmod is at most so many hours old. A date without a time counts to its end.
+    /// Rows whose lastmod is at most so many hours old, from 1. A date without a time counts to its end.
+    #[serde(deserialize_with = "within_hours")]
     pub within_hours: Option<u32>,
     /// Of the rows that meet the rest, so many, the newest by lastmod; at most [`NEWEST_MAX`].
     #[serde(deserialize_with = "newest")]
@@ -86,6 +87,13 @@ fn newest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::
     }
 }
 
+fn within_hours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(D::Error::custom("within_hours is 0, and no page is so new: give 1 or more, or leave it out")),
+        hours => Ok(Some(hours)),
+    }
+}
+
 /// Whether the time `text`, which is the instant `at`, is more than `hours` before `now_ms`.
 pub(crate) fn is_older(at: Timestamp, text: &[u8], hours: u32, now_ms: i64) -> bool {
     const DATE_BYTES: usize = 10;
@@ -129,6 +137,12 @@ mod tests {
         assert!(all.is_everything() && !all.depends_on_time());
         assert_eq!(all.refuses(b"x", b"de", b"https://a.example/"), None);
         assert_eq!(all.refuses_lastmod(b"", NOW_MS), None);
+    }
+
+    #[test]
+    fn a_window_of_no_hours_is_refused() {
+        let error = toml::from_str::<Select>("within_hours = 0").unwrap_err().to_string();
+        assert!(error.contains("give 1 or more"), "{error}");
     }
 
     #[test]

@@ -48,8 +48,8 @@ async fn look(web: &Web, loc: &str) -> Result<Vec<String>, WebError> {
     let body = answer.first_bytes(HEAD_BYTES_MAX).await?;
     let body = if packed { unpack(&body) } else { body };
     let head = if is_html { Head::of(&String::from_utf8_lossy(&body)) } else { Head::default() };
-    if let Some(robots) = head.noindex {
-        problems.push(format!("{loc} has <meta name=\"robots\" content=\"{robots}\">"));
+    if let Some((name, rules)) = head.noindex {
+        problems.push(format!("{loc} has <meta name=\"{name}\" content=\"{rules}\">"));
     }
     for canonical in links.into_iter().chain(head.canonical) {
         let said = Url::parse(loc).and_then(|base| base.join(&canonical));
@@ -94,7 +94,8 @@ fn canonical_of_header(value: &str) -> Option<String> {
 /// What a page's head says of indexing.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Head {
-    noindex: Option<String>,
+    /// Name and content of the first `<meta>` that forbids it.
+    noindex: Option<(String, String)>,
     canonical: Option<String>,
 }
 
@@ -119,7 +120,8 @@ impl Head {
             };
             match name.as_str() {
                 "meta" if is("name", &["robots", "googlebot", "bingbot"]) => {
-                    head.noindex = head.noindex.or(get("content").filter(|content| says_noindex(content)));
+                    let rules = get("content").filter(|content| says_noindex(content));
+                    head.noindex = head.noindex.or(get("name").zip(rules));
                 }
                 "link"
                     if get("rel")
@@ -174,18 +176,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head(html: &str) -> (Option<String>, Option<String>) {
-        let Head { noindex, canonical } = Head::of(html);
-        (noindex, canonical)
-    }
-
     #[test]
     fn what_a_head_says_is_found_however_it_is_written() {
         let some = |text: &str| Some(text.to_owned());
+        let meta = |name: &str, rules: &str| Some((name.to_owned(), rules.to_owned()));
         let cases = [
-            ("<html><head><meta name=robots content=noindex></head>", some("noindex"), None),
-            ("<META CONTENT='follow, NOINDEX' NAME='Robots'/>", some("follow, NOINDEX"), None),
-            ("<meta name=\"googlebot\" content=\"none\">", some("none"), None),
+            ("<html><head><meta name=robots content=noindex></head>", meta("robots", "noindex"), None),
+            ("<META CONTENT='follow, NOINDEX' NAME='Robots'/>", meta("Robots", "follow, NOINDEX"), None),
+            ("<meta name=\"googlebot\" content=\"none\">", meta("googlebot", "none"), None),
             ("<meta name=\"robots\" content=\"index, follow\">", None, None),
             ("<!-- <meta name=robots content=noindex> --><title>x</title>", None, None),
             ("<script>'<meta name=robots content=noindex>'</script>", None, None),
@@ -195,7 +193,7 @@ mod tests {
             ("<link rel=stylesheet href=x>", None, None),
         ];
         for (html, noindex, canonical) in cases {
-            assert_eq!(head(html), (noindex, canonical), "{html}");
+            assert_eq!(Head::of(html), Head { noindex, canonical }, "{html}");
         }
         assert_eq!(canonical_of_header("<a>; rel=next, <b>; rel=\"canonical\"").as_deref(), Some("b"));
         assert!(says_noindex("otherbot: noindex, nofollow") && !says_noindex("max-snippet: 5"));
