@@ -33,10 +33,12 @@ demo: build
 	@exec $(TARGET)/release/demo
 
 # Binaries and tests in one go: what tests alone depend on changes features of other crates, and all would be compiled
-# twice. What only the tests need is brought meanwhile: compiling needs none of it.
+# twice. What only the tests need is brought meanwhile, since compiling needs none of it; where that failed it is tried
+# once more, so that why stands at the end.
 test: prerequisites
 	@infra/local/prerequisites tests & brought=$$!; \
-	  $(CARGO) build --release --locked --workspace --bins --tests && wait $$brought
+	  $(CARGO) build --release --locked --workspace --bins --tests && \
+	  { wait $$brought || infra/local/prerequisites tests; }
 	$(CARGO) test --release --locked --workspace
 
 # What the code under test prints is not wanted here; failures and the summary go to standard error.
