@@ -118,9 +118,9 @@ pub(super) fn read<T: Sink>(
     }
 }
 
-/// Whether a CR stands in `record` that no LF follows.
+/// Whether a CR stands in `record` that neither LF nor CR follows: some writers end a line in CR CR LF.
 fn has_lone_cr(record: &[u8]) -> bool {
-    memchr_iter(b'\r', record).any(|at| record.get(at + 1).is_some_and(|next| *next != b'\n'))
+    memchr_iter(b'\r', record).any(|at| record.get(at + 1).is_some_and(|next| !matches!(next, b'\r' | b'\n')))
 }
 
 fn give<T: Sink>(
@@ -314,6 +314,8 @@ mod tests {
             assert_eq!(outcome.is_err(), rows > 0, "{rows}");
             assert!(outcome.map_or_else(|error| error.contains("CR alone"), |_| true), "{rows}");
         }
+        let kept = parse("loc,lastmod\r\r\n/a,2025-01-01\r\r\n", 1000).unwrap();
+        assert_eq!(kept.pages.len(), 1);
     }
 
     #[test]
