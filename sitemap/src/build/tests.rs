@@ -155,7 +155,7 @@ fn a_window_that_is_empty_keeps_its_sitemap_and_writes_nothing_while_files_are_t
     assert_eq!((empty.manifest.shards, empty.changes), (first.shards.clone(), vec![]));
     let taken_over = Manifest { outgoing: vec!["theirs.xml.gz".to_owned()], ..first };
     let refused = pass("2025-01-01", &taken_over).unwrap_err();
-    assert!(matches!(refused, BuildError::Empty(_)), "{refused}");
+    assert!(matches!(&refused, BuildError::Empty(report) if report.input == 1), "{refused}");
     let next = pass("2025-11-22", &taken_over).unwrap().manifest;
     assert_eq!((next.outgoing.len(), next.retired[0].file.as_str()), (0, "theirs.xml.gz"));
 }

@@ -79,7 +79,8 @@ pub(super) fn read<T: Sink>(
             Parsed::Short { in_quotes } if !at_end => {
                 if end - start > ROW_BYTES_MAX {
                     let is_one_line = header.is_none() && !in_quotes && has_lone_cr(&buffer[start..end]);
-                    return Err(broken(line, (if is_one_line { CR_ALONE } else { TOO_LONG }).to_owned()));
+                    let problem = if is_one_line { CR_ALONE } else { TOO_LONG };
+                    return Err(broken(line, problem.to_owned()));
                 }
                 buffer.copy_within(start..end, 0);
                 (start, end) = (0, end - start);

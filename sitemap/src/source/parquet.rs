@@ -304,10 +304,10 @@ mod tests {
 
     /// Writes `locs` with a page for as many values as a page of `page_bytes` takes, or one for all where there is room.
     fn write_locs(path: &Path, locs: &[String], page_bytes: usize, dictionary: bool) {
-        write_packed(path, locs, (page_bytes, dictionary, Compression::SNAPPY));
+        write_packed(path, locs, page_bytes, dictionary, Compression::SNAPPY);
     }
 
-    fn write_packed(path: &Path, locs: &[String], (page_bytes, dictionary, packing): (usize, bool, Compression)) {
+    fn write_packed(path: &Path, locs: &[String], page_bytes: usize, dictionary: bool, packing: Compression) {
         let schema = Arc::new(parse_message_type("message pages { required binary loc (UTF8); }").unwrap());
         let properties = WriterProperties::builder()
             .set_data_page_size_limit(page_bytes)
@@ -336,7 +336,7 @@ mod tests {
         for packing in
             [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, zstd, Compression::LZ4, Compression::LZ4_RAW]
         {
-            write_packed(&path, &locs, (1 << 16, true, packing));
+            write_packed(&path, &locs, 1 << 16, true, packing);
             let mut kept = Kept::default();
             read(&path, File::open(&path).unwrap(), &mut kept).unwrap();
             assert!(kept.pages.iter().map(|(_, fields)| &fields[0]).eq(&locs), "{packing:?}");
