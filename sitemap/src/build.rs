@@ -496,6 +496,13 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// Says how far the pass is.
+    fn tell(&self, line: u64) {
+        if line.is_multiple_of(ROWS_TOLD) {
+            self.rows_read.fetch_add(ROWS_TOLD, atomic::Ordering::Relaxed);
+        }
+    }
+
     /// Places them where enough wait: in one go, while the processor's first cache holds them.
     fn place_run(&mut self) -> Result<(), BuildError> {
         let (rows, start) = self.cutter.unplaced();
@@ -521,9 +528,7 @@ impl Sink for Build<'_> {
     }
 
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
-        if page.line.is_multiple_of(ROWS_TOLD) {
-            self.rows_read.fetch_add(ROWS_TOLD, atomic::Ordering::Relaxed);
-        }
+        self.tell(page.line);
         let rows = if self.sorter.is_none() { self.cutter.unplaced().0 } else { &mut self.row };
         match self.gate.admit(page, rows) {
             Ok(false) => self.pass_by(),
@@ -534,6 +539,15 @@ impl Sink for Build<'_> {
             Ok(true) => self.sort(),
             Err(error) => Err(self.rejects_error()(error)),
         }
+    }
+
+    fn plain_page(&mut self, loc: &[u8], lastmod: &[u8], line: u64) -> Result<(), BuildError> {
+        let rows = if self.sorter.is_none() { self.cutter.unplaced().0 } else { &mut self.row };
+        if !self.gate.admit_plain(loc, lastmod, rows) {
+            return self.page(&RawPage::plain(loc, lastmod, line));
+        }
+        self.tell(line);
+        if self.sorter.is_none() { self.place_run() } else { self.sort() }
     }
 
     fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), BuildError> {

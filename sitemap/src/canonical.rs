@@ -241,6 +241,12 @@ impl Addresses {
         Ok(entities)
     }
 
+    /// Whether `loc`, in which nothing is [`unusual`](crate::loc::unusual), is an address that it leaves as it is.
+    #[inline(always)]
+    pub(crate) fn takes_plain(&self, loc: &[u8]) -> bool {
+        self.rules.is_none() && self.base.takes_plain(loc)
+    }
+
     /// An address on another host than base_url's, and the origin that it then has.
     fn resolve_elsewhere(&self, loc: &[u8], out: &mut Vec<u8>) -> Result<(bool, &str), LocFault> {
         let start = out.len();

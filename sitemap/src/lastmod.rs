@@ -38,9 +38,7 @@ impl fmt::Display for LastmodFault {
 /// The [`LastmodFault`]; `out` is then unchanged.
 #[inline]
 pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Result<(), LastmodFault> {
-    if let Ok(text) = <&[u8; UTC_SECONDS_BYTES]>::try_from(text)
-        && is_utc_seconds(text)
-    {
+    if let Some(text) = utc_seconds(text) {
         // A copy of a size that the compiler knows.
         out.extend_from_slice(text);
         return Ok(());
@@ -159,12 +157,14 @@ fn is_date(text: &[u8]) -> bool {
     <&[u8; 10]>::try_from(text).is_ok_and(|text| fits(text, b"0000-00-00", b"9999-19-39") && is_day(text))
 }
 
-/// `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
+/// The text where it is `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
 #[inline(always)]
-fn is_utc_seconds(text: &[u8; UTC_SECONDS_BYTES]) -> bool {
-    fits(text, b"0000-00-00T00:00:00Z", b"9999-19-39T29:59:59Z")
+pub(crate) fn utc_seconds(text: &[u8]) -> Option<&[u8; UTC_SECONDS_BYTES]> {
+    let text = <&[u8; UTC_SECONDS_BYTES]>::try_from(text).ok()?;
+    let is_time = fits(text, b"0000-00-00T00:00:00Z", b"9999-19-39T29:59:59Z")
         && two(text[11], text[12]) <= two(b'2', b'3')
-        && text.first_chunk::<10>().is_some_and(is_day)
+        && text.first_chunk::<10>().is_some_and(is_day);
+    is_time.then_some(text)
 }
 
 /// Whether every byte is one from `low` to `high` there: a digit, or the one that both have. Eight at a time.
@@ -311,7 +311,7 @@ mod tests {
                 let exists = date.parse::<Date>().is_ok() && year != "0000";
                 assert_eq!(is_date(date.as_bytes()), exists, "{date}");
                 let time = format!("{date}T23:59:59Z").into_bytes();
-                assert_eq!(is_utc_seconds(time.as_slice().try_into().unwrap()), exists, "{date}");
+                assert_eq!(utc_seconds(&time).is_some(), exists, "{date}");
             }
         }
         // Every byte in every place of a text that is none else.
@@ -323,7 +323,7 @@ mod tests {
                 byte.is_ascii_digit() == good[at].is_ascii_digit() && (byte.is_ascii_digit() || byte == good[at]);
             let exists = std::str::from_utf8(&text).is_ok_and(|text| text.parse::<Timestamp>().is_ok());
             assert_eq!(
-                is_utc_seconds(&text),
+                utc_seconds(&text).is_some(),
                 is_form && exists && text[17] < b'6',
                 "{}",
                 String::from_utf8_lossy(&text)

@@ -136,8 +136,8 @@ impl BaseUrl {
         if loc.is_empty() {
             return Err(LocFault::Missing);
         }
-        let looked = match loc.strip_prefix(self.origin.as_bytes()) {
-            Some(rest) if matches!(rest.first(), None | Some(b'/' | b'?')) => look(rest),
+        let looked = match self.rest_of(loc) {
+            Some(rest) => look(rest),
             None if loc[0] == b'/' && loc.get(1) != Some(&b'/') => {
                 let looked = look(loc);
                 if looked != Look::Foreign {
@@ -152,6 +152,18 @@ impl BaseUrl {
         }
         out.extend_from_slice(loc);
         Ok(looked == Look::Entities)
+    }
+
+    /// What follows the origin in an absolute address of the site, as it is usually spelled.
+    #[inline(always)]
+    fn rest_of<'a>(&self, loc: &'a [u8]) -> Option<&'a [u8]> {
+        loc.strip_prefix(self.origin.as_bytes()).filter(|rest| matches!(rest.first(), None | Some(b'/' | b'?')))
+    }
+
+    /// Whether `loc`, in which nothing is [`unusual`], is an absolute address of the site that can stand as it is.
+    #[inline(always)]
+    pub(crate) fn takes_plain(&self, loc: &[u8]) -> bool {
+        (LOC_CHARS_MIN..=LOC_CHARS_MAX).contains(&loc.len()) && self.rest_of(loc).is_some()
     }
 
     /// The slow road: any Unicode, any spelling of the host.
@@ -286,6 +298,21 @@ fn any_marked(last: &[u8; BLOCK], blocks: &[[u8; BLOCK]], mark: impl Fn(u8) -> u
     blocks.iter().for_each(&mut look_at);
     look_at(last);
     all.iter().fold(0, |any, mark| any | mark) != 0
+}
+
+/// How many bytes [`unusual`] looks at.
+pub(crate) const UNUSUAL_BYTES: usize = 64;
+
+/// A bit, from the lowest on, for each byte of `text` that is unusual. An address without such is [`Look::Plain`].
+#[inline(never)]
+pub(crate) fn unusual(text: &[u8; UNUSUAL_BYTES]) -> u64 {
+    let mut bits = [0; UNUSUAL_BYTES];
+    bits.iter_mut().zip(text).enumerate().for_each(|(at, (bit, byte))| *bit = is_unusual(*byte) & (1 << (at % 8)));
+    // Eight bits are a byte, and their sum one vector instruction.
+    let (eights, _) = bits.as_chunks::<8>();
+    let mut bytes = [0; UNUSUAL_BYTES / 8];
+    bytes.iter_mut().zip(eights).for_each(|(byte, eight)| *byte = eight.iter().fold(0, |sum, bit| sum + *bit));
+    u64::from_le_bytes(bytes)
 }
 
 #[inline(always)]
@@ -439,6 +466,18 @@ mod tests {
             let message = BaseUrl::parse(text).unwrap_err().to_string();
             assert!(message.contains(text) && message.contains("https://www.example.com"), "{message}");
         }
+    }
+
+    #[test]
+    fn unusual_bytes_are_told_one_by_one() {
+        for (at, byte) in (0..UNUSUAL_BYTES).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+            let mut text = [b'a'; UNUSUAL_BYTES];
+            text[at] = byte;
+            let is_usual = byte.is_ascii_alphanumeric() || b"-./:;=?_".contains(&byte);
+            assert_eq!(unusual(&text), u64::from(!is_usual) << at, "{byte} at {at}");
+            assert!(!is_usual || look(&text) == Look::Plain, "{byte}");
+        }
+        assert_eq!(unusual(&[b','; UNUSUAL_BYTES]), u64::MAX);
     }
 
     proptest! {

@@ -48,6 +48,15 @@ pub struct RawPage<'a> {
 }
 
 impl<'a> RawPage<'a> {
+    /// A row that has nothing but these.
+    #[must_use]
+    pub fn plain(loc: &'a [u8], lastmod: &'a [u8], line: u64) -> Self {
+        let mut page = Self { line, ..Self::default() };
+        page.fields[Column::Loc as usize] = loc;
+        page.fields[Column::Lastmod as usize] = lastmod;
+        page
+    }
+
     /// What stands in `column`, or nothing.
     #[must_use]
     pub fn field(&self, column: Column) -> &'a [u8] {
@@ -187,6 +196,8 @@ pub struct Gate {
     elsewhere: Vec<u8>,
     /// Whether rows are selected by what they say.
     selects: bool,
+    /// Whether nothing is asked of a row that only has an address and a lastmod.
+    takes_plain: bool,
     /// The day after tomorrow, as text: a date that is not before it is in the future in every zone.
     future_from: String,
     /// The day before the run, as text.
@@ -211,8 +222,19 @@ impl Gate {
         let (future_from, yesterday) = (day(2 * DAY_MS), day(-DAY_MS));
         let extensions = Extensions::new(policy.base.clone());
         let selects = !policy.select.is_everything();
-        let elsewhere = Vec::new();
-        Ok(Self { policy, addresses, extensions, elsewhere, selects, future_from, yesterday, moved: 0, ledger })
+        let takes_plain = !selects && !policy.select.news && !policy.sort_key;
+        Ok(Self {
+            policy,
+            addresses,
+            extensions,
+            elsewhere: Vec::new(),
+            selects,
+            takes_plain,
+            future_from,
+            yesterday,
+            moved: 0,
+            ledger,
+        })
     }
 
     /// What the columns of the input are called.
@@ -233,6 +255,22 @@ impl Gate {
             out.truncate(start);
         }
         Ok(admitted)
+    }
+
+    /// [`Gate::admit`] of a row as nearly all are in most lists: one that has nothing but a `loc`, in which nothing is
+    /// [unusual](crate::loc::unusual), and a time in UTC of before yesterday. False where it is not quite such a one, or
+    /// more is asked of rows; then nothing was done.
+    #[inline(always)]
+    pub(crate) fn admit_plain(&mut self, loc: &[u8], lastmod: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(lastmod) = lastmod::utc_seconds(lastmod) else { return false };
+        if !self.takes_plain || !self.addresses.takes_plain(loc) || !is_before(lastmod, &self.yesterday) {
+            return false;
+        }
+        self.ledger.report.input += 1;
+        self.elsewhere.clear();
+        self.extensions.versions.clear();
+        row::append_plain(loc, lastmod, out);
+        true
     }
 
     /// Appends what comes behind the header at `start`, and fills that in; false where the page is no row.
@@ -441,12 +479,10 @@ impl Gate {
             out.truncate(start);
             return self.ledger.note(Outcome::Dropped, &fault.to_string(), line, text, "");
         }
-        // The first eight bytes, as one number, tell of nearly every time that it is past.
-        let month = |text: &[u8]| text.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
-        if month(&out[start..]) >= month(self.future_from.as_bytes()) && out[start..] >= *self.future_from.as_bytes() {
+        if !is_before(&out[start..], &self.future_from) {
             self.ledger.note(Outcome::Flagged, "lastmod is in the future", line, text, "")?;
         }
-        if month(&out[start..]) >= month(self.yesterday.as_bytes()) && out[start..] >= *self.yesterday.as_bytes() {
+        if !is_before(&out[start..], &self.yesterday) {
             self.moved += 1;
         }
         Ok(())
@@ -496,6 +532,14 @@ pub(crate) fn is_priority(text: &[u8]) -> bool {
     let digits = !fraction.is_empty() && fraction.iter().all(u8::is_ascii_digit);
     let in_range = whole == b"0" || (whole == b"1" && fraction.iter().all(|b| *b == b'0'));
     text.len() <= 8 && digits && in_range
+}
+
+/// Whether `lastmod` is of before `day`.
+#[inline(always)]
+fn is_before(lastmod: &[u8], day: &str) -> bool {
+    // The first eight bytes, as one number, tell it of nearly every time.
+    let month = |text: &[u8]| text.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
+    month(lastmod) < month(day.as_bytes()) || *lastmod < *day.as_bytes()
 }
 
 #[cfg(test)]

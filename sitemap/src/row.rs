@@ -130,6 +130,18 @@ pub fn finish(
     out[start..start + HEADER_BYTES].copy_from_slice(&header);
 }
 
+/// Appends a whole row that has nothing but `loc`, without anything for XML to escape, and `lastmod`.
+#[inline(always)]
+pub(crate) fn append_plain(loc: &[u8], lastmod: &[u8; UTC_SECONDS_BYTES], out: &mut Vec<u8>) {
+    let mut header = [0; HEADER_BYTES];
+    header[..2].copy_from_slice(&u16::try_from(loc.len()).unwrap_or(u16::MAX).to_le_bytes());
+    header[4] = UTC_SECONDS_BYTES as u8;
+    out.reserve(HEADER_BYTES + loc.len() + UTC_SECONDS_BYTES);
+    out.extend_from_slice(&header);
+    out.extend_from_slice(loc);
+    out.extend_from_slice(lastmod);
+}
+
 /// Gives the row at `start`, the last in `out`, which [`finish`] completed and which has no extensions, the extensions
 /// `extra`: escaped XML that uses `spaces`, at most [`EXTRA_BYTES_MAX`] long.
 pub fn extend(out: &mut Vec<u8>, start: usize, extra: &[u8], spaces: Namespaces) {
@@ -378,8 +390,7 @@ pub(crate) fn settle(rows: &mut Vec<u8>, start: usize) -> Option<Settled> {
                 settled.last_start
             }
         };
-        let is_better = to == end || Row::first(&rows[to..]).is_none_or(|kept| row.preference(&kept).is_gt());
-        if is_better {
+        if to == end || is_better(&rows[at..], &rows[to..]) {
             if to != at {
                 rows.copy_within(at..at + row_bytes, to);
             }
@@ -389,6 +400,14 @@ pub(crate) fn settle(rows: &mut Vec<u8>, start: usize) -> Option<Settled> {
     }
     rows.truncate(end);
     Some(settled)
+}
+
+/// Whether the row at the front of `new` is to be kept, and not the one at the front of `kept`. A function of its own, since
+/// it is seldom asked.
+#[inline(never)]
+fn is_better(new: &[u8], kept: &[u8]) -> bool {
+    let rows = Row::first(new).zip(Row::first(kept));
+    rows.is_none_or(|(new, kept)| new.preference(&kept).is_gt())
 }
 
 /// How many bytes of texts follow a row's `header`.

@@ -44,6 +44,15 @@ pub trait Sink {
     /// What ends the reading.
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), Self::Stop>;
 
+    /// Takes one row that has nothing but `lastmod` and a `loc` of ASCII letters, digits and `-./:;=?_` alone, as nearly
+    /// all are in most lists: a taker that has a shorter way for such rows than [`Self::page`] goes it here.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn plain_page(&mut self, loc: &[u8], lastmod: &[u8], line: u64) -> Result<(), Self::Stop> {
+        self.page(&RawPage::plain(loc, lastmod, line))
+    }
+
     /// Takes note of a row that cannot be read: its line, what is wrong, what stood there, and details.
     ///
     /// # Errors
@@ -325,6 +334,8 @@ pub(crate) mod tests {
     pub(crate) struct Kept {
         pub(crate) pages: Vec<(u64, Vec<String>)>,
         pub(crate) refused: Vec<(u64, String)>,
+        /// The lines of pages that came as plain ones.
+        pub(crate) plain: Vec<u64>,
         pub(crate) columns: Columns,
     }
 
@@ -338,6 +349,11 @@ pub(crate) mod tests {
         fn page(&mut self, page: &RawPage<'_>) -> Result<(), ()> {
             self.pages.push((page.line, page.fields.map(|f| String::from_utf8_lossy(f).into_owned()).to_vec()));
             Ok(())
+        }
+
+        fn plain_page(&mut self, loc: &[u8], lastmod: &[u8], line: u64) -> Result<(), ()> {
+            self.plain.push(line);
+            self.page(&RawPage::plain(loc, lastmod, line))
         }
 
         fn refuse(&mut self, line: u64, problem: &str, _: &[u8], detail: &str) -> Result<(), ()> {

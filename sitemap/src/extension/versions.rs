@@ -40,6 +40,7 @@ struct Alternate<'a> {
 }
 
 impl Versions {
+    #[inline(always)]
     pub(crate) fn clear(&mut self) {
         self.key = None;
         self.statements.clear();

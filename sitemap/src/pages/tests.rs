@@ -122,3 +122,61 @@ fn priorities_are_decimals_from_zero_to_one() {
         assert!(!is_priority(bad.as_bytes()), "{bad}");
     }
 }
+
+#[test]
+fn the_short_way_makes_the_row_that_the_long_one_makes() {
+    let base = || Policy::new(BaseUrl::parse("https://example.com/shop").unwrap(), 1_763_800_000_000);
+    let own = "https://example.com";
+    let policies = [
+        base(),
+        base().with(Settings::parse("hosts = [\"m.example.com\"]").unwrap()),
+        base().with(Settings::parse("canonical.trailing_slash = \"remove\"").unwrap()),
+        base().with(Settings::parse("canonical.scheme = \"base\"").unwrap()),
+        base().with(Settings::parse("sort_key = true").unwrap()),
+        base().with(Settings::parse("[select]\nwithin_hours = 48").unwrap()),
+        base().with(Settings::parse("[select]\nnews = true\n[news]\nname = \"a\"\nlanguage = \"en\"").unwrap()),
+    ];
+    let (longest, too_long) = ("a".repeat(2047 - own.len() - 1), "a".repeat(2048 - own.len() - 1));
+    let locs = [
+        format!("{own}/a/"),
+        own.to_owned(),
+        format!("{own}?b=1"),
+        format!("{own}.evil.org/"),
+        format!("{own}:443/a"),
+        format!("{own}/{longest}"),
+        format!("{own}/{too_long}"),
+        "https://m.example.com/a".to_owned(),
+        "http://example.com/a".to_owned(),
+        "/a".to_owned(),
+        "a".to_owned(),
+        String::new(),
+    ];
+    let lastmods = [
+        "2025-11-20T23:59:59Z",
+        "2025-11-21T00:00:00Z",
+        "2025-11-22T01:00:00Z",
+        "2025-11-24T00:00:00Z",
+        "2025-02-30T00:00:00Z",
+        "2025-11-20T23:59:59",
+        "2025-11-20",
+        "",
+    ];
+    let mut short_ways = 0;
+    for policy in policies {
+        let (mut short, mut long) = (of(policy.clone()), of(policy));
+        for (loc, lastmod) in locs.iter().flat_map(|loc| lastmods.map(|lastmod| (loc.as_bytes(), lastmod.as_bytes()))) {
+            let page = RawPage::plain(loc, lastmod, 7);
+            let (mut out, mut wanted) = (b"before".to_vec(), b"before".to_vec());
+            let is_short = short.admit_plain(loc, lastmod, &mut out);
+            assert!(is_short || out == b"before", "nothing was done");
+            let admitted = is_short || short.admit(&page, &mut out).unwrap();
+            assert_eq!(admitted, long.admit(&page, &mut wanted).unwrap(), "{page:?}");
+            assert_eq!(out, wanted, "{page:?}");
+            assert_eq!((short.moved, &short.elsewhere), (long.moved, &long.elsewhere));
+            short_ways += u32::from(is_short);
+        }
+        assert_eq!(short.ledger.report, long.ledger.report);
+    }
+    // Four addresses at one time, by three of the policies.
+    assert_eq!(short_ways, 12);
+}
