@@ -304,6 +304,7 @@ impl<'a> Row<'a> {
     }
 
     /// Appends the row's `<url>` element, in the order of elements that the schema asks for.
+    #[inline(always)]
     pub fn write_xml(&self, out: &mut Vec<u8>) {
         // Most rows are so: all that follows loc goes as one piece, whose size the compiler knows.
         if self.entities == 0
@@ -319,6 +320,11 @@ impl<'a> Row<'a> {
             out[at..at + UTC_SECONDS_BYTES].copy_from_slice(lastmod);
             return;
         }
+        self.write_any_xml(out);
+    }
+
+    #[inline(never)]
+    fn write_any_xml(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(OPEN_LOC);
         if self.entities == 0 {
             out.extend_from_slice(self.loc());
