@@ -95,14 +95,17 @@ impl Extensions {
         let videos = page.field(Column::Videos);
         if !videos.is_empty() {
             let zone = policy.lastmod_zone.as_ref();
-            let append =
-                |item: &Item<'_>, places: &mut Elsewhere, out: &mut Vec<u8>| video::append(item, places, zone, out);
+            let mut unknown = Vec::new();
+            let append = |item: &Item<'_>, places: &mut Elsewhere, out: &mut Vec<u8>| {
+                video::append(item, places, zone, out, &mut unknown)
+            };
             self.items(videos, Namespaces::VIDEO, VIDEOS_MAX, "more videos than are taken of a page (1,000)", append);
+            self.faults.append(&mut unknown);
         }
         let article = page.field(Column::News);
         if !article.is_empty() {
             let start = self.xml.len();
-            match news::append(article, policy, &mut self.xml) {
+            match news::append(article, policy, &mut self.xml, &mut self.faults) {
                 Ok(state) => self.news = state,
                 Err(fault) => self.faults.push(fault),
             }
@@ -208,6 +211,19 @@ impl<'a> Item<'a> {
 /// A text that is borrowed where it holds no escapes.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
+/// Reads an object. A field of it that nobody knows is left out and told for `reason`: it may be the name of a known one
+/// with a mistake in it, and may be somebody's own.
+fn object<'a, T: Deserialize<'a>>(
+    json: &'a [u8],
+    reason: &'static str,
+    faults: &mut Vec<Fault>,
+) -> serde_json::Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut unknown = |field: serde_ignored::Path<'_>| faults.push(Fault::new(reason, field.to_string()));
+    let object = serde_ignored::deserialize(&mut reader, &mut unknown)?;
+    reader.end().map(|()| object)
+}
 
 /// The items of a field: a JSON list, one JSON object or text, or plain text. Empty ones and nulls are none.
 fn items(field: &[u8]) -> Result<Vec<Item<'_>>, Fault> {
@@ -357,7 +373,6 @@ mod tests {
             ("deny", "maybe".to_owned()),
             ("\"FR\"", "\"France\"".to_owned()),
             ("\"web\"", "\"radio\"".to_owned()),
-            ("\"uploader\"", "\"uploder\"".to_owned()),
             ("\"x\",\"y\"", vec!["\"t\""; 33].join(",")),
         ];
         for (good, bad) in cases {
@@ -366,6 +381,26 @@ mod tests {
             let (xml, faults) = read(Column::Videos, format!("[{field},{VIDEO}]"));
             assert_eq!((xml.matches("<video:video>").count(), faults.len()), (1, 1), "{good} -> {bad}");
         }
+    }
+
+    #[test]
+    fn a_field_that_nobody_knows_is_left_out_and_told_and_the_rest_stays() {
+        let mistaken =
+            VIDEO.replace("\"uploader\"", "\"uploder\"").replace("{\"title\"", "{\"id\":{\"a\":[1]},\"title\"");
+        let (xml, faults) = read(Column::Videos, format!("[{mistaken},{VIDEO}]"));
+        assert_eq!((xml.matches("<video:video>").count(), xml.matches("<video:uploader>").count()), (2, 1));
+        assert_eq!(faults, ["video has a field that is not known"; 2]);
+        let article = r#"{"publication_date":"2025-11-22","title":"x","genres":"Blog"}"#;
+        let (xml, faults) = read(Column::News, article);
+        assert!(xml.contains("<news:title>x</news:title>"), "{xml}");
+        assert_eq!(faults, ["news has a field that is not known"]);
+    }
+
+    #[test]
+    fn one_tag_of_a_video_needs_no_list() {
+        let (xml, faults) = read(Column::Videos, VIDEO.replace("[\"x\",\"y\"]", "\"x y\""));
+        assert_eq!((xml.matches("<video:tag>").count(), faults.len()), (1, 0));
+        assert!(xml.contains("<video:tag>x y</video:tag>"), "{xml}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What makes a page a news article, by Google's news sitemap 0.9: publication, date and title. After two days the page
 //! stays and this goes, as Google asks.
 
-use super::{Fault, Text, write_text};
+use super::{Fault, Text, object, write_text};
 use crate::lastmod;
 use crate::pages::Policy;
 use crate::select::{NEWS_HOURS, is_older};
@@ -33,7 +33,6 @@ pub(crate) enum State {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Article<'a> {
     #[serde(borrow, alias = "publication_name", alias = "publication")]
     name: Option<Text<'a>>,
@@ -45,26 +44,28 @@ struct Article<'a> {
     title: Cow<'a, str>,
 }
 
-/// Appends the `<news:news>` of `field` where it is of the last two days.
-pub(super) fn append(field: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<State, Fault> {
+/// Appends the `<news:news>` of `field` where it is of the last two days; what of it is not known goes to `unknown`.
+pub(super) fn append(
+    field: &[u8],
+    policy: &Policy,
+    out: &mut Vec<u8>,
+    unknown: &mut Vec<Fault>,
+) -> Result<State, Fault> {
     let start = out.len();
-    let outcome = write(field, policy, out);
+    let outcome = write(field, policy, out, unknown);
     if outcome != Ok(State::Recent) {
         out.truncate(start);
     }
     outcome
 }
 
-fn write(field: &[u8], policy: &Policy, out: &mut Vec<u8>) -> Result<State, Fault> {
+fn write(field: &[u8], policy: &Policy, out: &mut Vec<u8>, unknown: &mut Vec<Fault>) -> Result<State, Fault> {
     let shown = || String::from_utf8_lossy(&field[..field.len().min(200)]).into_owned();
     if field.trim_ascii() == b"null" {
         return Ok(State::None);
     }
-    let article: Article<'_> = serde_json::from_slice(field).map_err(|error| {
-        Fault::new(
-            "news is no object with publication_date and title, or has a field that is not known",
-            format!("{} ({error})", shown()),
-        )
+    let article: Article<'_> = object(field, "news has a field that is not known", unknown).map_err(|error| {
+        Fault::new("news is no object with publication_date and title", format!("{} ({error})", shown()))
     })?;
     let own = |given: Option<&Text<'_>>, usual: &Option<String>| {
         given.map(|text| text.0.trim().to_owned()).or_else(|| usual.clone()).unwrap_or_default()

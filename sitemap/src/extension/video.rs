@@ -1,7 +1,7 @@
 //! Videos of a page, by Google's video sitemap 1.1: elements in the order of its schema, values in its bounds. What
 //! Google has given up (category, gallery_loc, price, tvshow) is not taken.
 
-use super::{Elsewhere, Fault, Item, Text, write_address, write_text};
+use super::{Elsewhere, Fault, Item, Text, object, write_address, write_text};
 use crate::lastmod;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
@@ -19,7 +19,6 @@ const DURATION_SECONDS_MAX: u64 = 28_800;
 const TAG_CHARS_MAX: usize = 256;
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Video<'a> {
     #[serde(borrow)]
     thumbnail_loc: Text<'a>,
@@ -43,7 +42,7 @@ struct Video<'a> {
     #[serde(borrow)]
     publication_date: Option<Text<'a>>,
     #[serde(borrow, default, alias = "tag")]
-    tags: Option<Vec<Text<'a>>>,
+    tags: Option<Tags<'a>>,
     #[serde(borrow)]
     family_friendly: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -58,6 +57,14 @@ struct Video<'a> {
     live: Option<&'a RawValue>,
 }
 
+/// What a video is about.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Tags<'a> {
+    Many(#[serde(borrow)] Vec<Text<'a>>),
+    One(#[serde(borrow)] Text<'a>),
+}
+
 /// Where a video may be seen, or may not.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,18 +75,18 @@ struct Among<'a> {
     values: Vec<Text<'a>>,
 }
 
-/// Appends the `<video:video>` of an object.
+/// Appends the `<video:video>` of an object; what of it is not known goes to `unknown`.
 pub(super) fn append(
     item: &Item<'_>,
     places: &mut Elsewhere,
     zone: Option<&TimeZone>,
     out: &mut Vec<u8>,
+    unknown: &mut Vec<Fault>,
 ) -> Result<(), Fault> {
-    const REASON: &str =
-        "video is no object with thumbnail_loc, title and description, or has a field that is not known";
+    const REASON: &str = "video is no object with thumbnail_loc, title and description";
     let Item::Json(json) = item else { return Err(Fault::new(REASON, item.shown())) };
-    let video: Video<'_> =
-        serde_json::from_str(json.get()).map_err(|error| Fault::new(REASON, format!("{} ({error})", json.get())))?;
+    let video: Video<'_> = object(json.get().as_bytes(), "video has a field that is not known", unknown)
+        .map_err(|error| Fault::new(REASON, format!("{} ({error})", json.get())))?;
     if video.content_loc.is_none() && video.player_loc.is_none() {
         return Err(Fault::new("video has neither content_loc nor player_loc", json.get()));
     }
@@ -97,7 +104,11 @@ pub(super) fn append(
     write.number("rating", video.rating, is_rating)?;
     write.number("view_count", video.view_count, |text| text.parse::<u64>().is_ok())?;
     write.time("publication_date", video.publication_date.as_ref())?;
-    let tags = video.tags.unwrap_or_default();
+    let tags = match video.tags {
+        None => Vec::new(),
+        Some(Tags::One(tag)) => vec![tag],
+        Some(Tags::Many(tags)) => tags,
+    };
     if tags.len() > TAGS_MAX {
         return Err(Fault::new("video has more than 32 tags", tags.len().to_string()));
     }
