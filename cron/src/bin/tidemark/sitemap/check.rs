@@ -78,7 +78,18 @@ pub(super) fn is_address(target: &str) -> bool {
     target.starts_with("http://") || target.starts_with("https://")
 }
 
-/// The index at `target`, or all of them where that is a directory.
+/// What other tools call an index, or the only shard of a small site, in the order in which they are looked for.
+const OTHER_INDEXES: [&str; 6] = [
+    "sitemap_index.xml",
+    "sitemapindex.xml",
+    "sitemap.xml",
+    "sitemap_index.xml.gz",
+    "sitemap-index.xml.gz",
+    "sitemap.xml.gz",
+];
+
+/// The index at `target`, or all of them where that is a directory; of another tool's sitemap, what is there of
+/// [`OTHER_INDEXES`].
 pub(super) fn local_indexes(target: &str) -> Vec<PathBuf> {
     let path = PathBuf::from(target);
     if !path.is_dir() {
@@ -86,6 +97,12 @@ pub(super) fn local_indexes(target: &str) -> Vec<PathBuf> {
     }
     // What is not there is said by whoever reads it.
     let mut files = directory::index_files(&path).unwrap_or_default();
+    let other = || OTHER_INDEXES.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+    if files.is_empty()
+        && let Some(other) = other()
+    {
+        return vec![other];
+    }
     files.entry(1).or_insert_with(|| path.join(keys::INDEX));
     files.into_values().collect()
 }
@@ -111,4 +128,20 @@ fn print(checked: &Checked) {
     }
     let Checked { files, urls, sampled, faults_total, .. } = checked;
     println!("{files} files, {urls} URLs, {sampled} pages fetched, {faults_total} faults");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_directory_our_indexes_come_first_and_then_what_others_call_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = || local_indexes(dir.path().to_str().unwrap());
+        assert_eq!(of(), [dir.path().join(keys::INDEX)], "what is not there is said by its name");
+        for name in ["sitemap.xml.gz", "sitemap.xml", "sitemap_index.xml", keys::INDEX] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+            assert_eq!(of(), [dir.path().join(name)]);
+        }
+    }
 }
