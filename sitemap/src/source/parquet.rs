@@ -5,7 +5,7 @@ use super::value::{check_decimal, meaning, write_bytes, write_int96, write_numbe
 use super::{Sink, SourceError};
 use crate::columns::{COLUMNS, Column, Columns, Places};
 use crate::pages::RawPage;
-use parquet::basic::Repetition;
+use parquet::basic::{Compression, Repetition};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
@@ -57,6 +57,7 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
         let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
         let mut readers = Vec::new();
         for (column, leaf) in &flat {
+            unpackable(group.metadata().column(*leaf).compression()).map_err(|error| broken(row, error))?;
             let opened = group.get_column_reader(*leaf).map_err(|error| broken(row, error))?;
             readers.push((*column, opened, schema.columns()[*leaf].as_ref()));
         }
@@ -86,6 +87,16 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
 fn broken<S>(path: &Path, row: u64, error: ParquetError) -> SourceError<S> {
     let problem = format!("cannot be read as Parquet: {error}");
     SourceError::Broken { path: path.to_owned(), line: row, problem }
+}
+
+/// Whether a column with this packing can be read; what nearly no writer uses has no library here.
+fn unpackable(packing: Compression) -> Result<(), ParquetError> {
+    let name = match packing {
+        Compression::BROTLI(_) => "Brotli",
+        Compression::LZO => "LZO",
+        _ => return Ok(()),
+    };
+    Err(ParquetError::General(format!("it is packed with {name}: write it with Zstandard, Snappy, gzip or LZ4")))
 }
 
 /// What [`read`] holds of the file at once, roughly, in bytes: of every column that is read its largest page and its
@@ -232,7 +243,6 @@ mod tests {
     use crate::source::List;
     use crate::source::tests::Kept;
     use crate::source::value::Meaning;
-    use parquet::basic::Compression;
     use parquet::data_type::{ByteArrayType, FixedLenByteArrayType, Int32Type, Int64Type, Int96, Int96Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
@@ -340,6 +350,9 @@ mod tests {
             let mut kept = Kept::default();
             read(&path, File::open(&path).unwrap(), &mut kept).unwrap();
             assert!(kept.pages.iter().map(|(_, fields)| &fields[0]).eq(&locs), "{packing:?}");
+        }
+        for unread in [Compression::BROTLI(Default::default()), Compression::LZO] {
+            assert!(unpackable(unread).unwrap_err().to_string().contains("write it with Zstandard"));
         }
     }
 
