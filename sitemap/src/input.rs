@@ -535,6 +535,11 @@ impl<T: Sink> Sink for Counted<'_, T> {
         self.sink.page(page)
     }
 
+    fn plain_page(&mut self, loc: &[u8], lastmod: &[u8], line: u64) -> Result<(), T::Stop> {
+        self.rows += 1;
+        self.sink.plain_page(loc, lastmod, line)
+    }
+
     fn refuse(&mut self, line: u64, problem: &str, value: &[u8], detail: &str) -> Result<(), T::Stop> {
         self.rows += 1;
         self.sink.refuse(line, problem, value, detail)

@@ -222,7 +222,7 @@ impl Gate {
         let (future_from, yesterday) = (day(2 * DAY_MS), day(-DAY_MS));
         let extensions = Extensions::new(policy.base.clone());
         let selects = !policy.select.is_everything();
-        let takes_plain = !selects && !policy.select.news && !policy.sort_key;
+        let takes_plain = !selects && !policy.sort_key;
         Ok(Self {
             policy,
             addresses,
@@ -262,10 +262,12 @@ impl Gate {
     /// more is asked of rows; then nothing was done.
     #[inline(always)]
     pub(crate) fn admit_plain(&mut self, loc: &[u8], lastmod: &[u8], out: &mut Vec<u8>) -> bool {
-        let Some(lastmod) = lastmod::utc_seconds(lastmod) else { return false };
-        if !self.takes_plain || !self.addresses.takes_plain(loc) || !is_before(lastmod, &self.yesterday) {
+        if !self.takes_plain || !self.addresses.takes_plain(loc) {
             return false;
         }
+        let Some(lastmod) = lastmod::utc_seconds(lastmod).filter(|lastmod| is_before(*lastmod, &self.yesterday)) else {
+            return false;
+        };
         self.ledger.report.input += 1;
         self.elsewhere.clear();
         self.extensions.versions.clear();

@@ -59,7 +59,7 @@ struct Video<'a> {
 
 /// What a video is about.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "tags are neither a text nor a list of texts")]
 enum Tags<'a> {
     Many(#[serde(borrow)] Vec<Text<'a>>),
     One(#[serde(borrow)] Text<'a>),

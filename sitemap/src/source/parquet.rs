@@ -57,7 +57,7 @@ pub(super) fn read<T: Sink>(path: &Path, file: File, sink: &mut T) -> Result<(),
         let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
         let mut readers = Vec::new();
         for (column, leaf) in &flat {
-            unpackable(group.metadata().column(*leaf).compression()).map_err(|error| broken(row, error))?;
+            check_packing(group.metadata().column(*leaf).compression()).map_err(|error| broken(row, error))?;
             let opened = group.get_column_reader(*leaf).map_err(|error| broken(row, error))?;
             readers.push((*column, opened, schema.columns()[*leaf].as_ref()));
         }
@@ -90,7 +90,7 @@ fn broken<S>(path: &Path, row: u64, error: ParquetError) -> SourceError<S> {
 }
 
 /// Whether a column with this packing can be read; what nearly no writer uses has no library here.
-fn unpackable(packing: Compression) -> Result<(), ParquetError> {
+fn check_packing(packing: Compression) -> Result<(), ParquetError> {
     let name = match packing {
         Compression::BROTLI(_) => "Brotli",
         Compression::LZO => "LZO",
@@ -352,7 +352,7 @@ mod tests {
             assert!(kept.pages.iter().map(|(_, fields)| &fields[0]).eq(&locs), "{packing:?}");
         }
         for unread in [Compression::BROTLI(Default::default()), Compression::LZO] {
-            assert!(unpackable(unread).unwrap_err().to_string().contains("write it with Zstandard"));
+            assert!(check_packing(unread).unwrap_err().to_string().contains("write it with Zstandard"));
         }
     }
 

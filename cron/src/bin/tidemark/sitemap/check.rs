@@ -88,8 +88,8 @@ const OTHER_INDEXES: [&str; 6] = [
     "sitemap.xml.gz",
 ];
 
-/// The index at `target`, or all of them where that is a directory; of another tool's sitemap, what is there of
-/// [`OTHER_INDEXES`].
+/// The index at `target`, or all of them where that is a directory; of another tool's sitemap, the first of
+/// [`OTHER_INDEXES`] that is there.
 pub(super) fn local_indexes(target: &str) -> Vec<PathBuf> {
     let path = PathBuf::from(target);
     if !path.is_dir() {
@@ -97,9 +97,8 @@ pub(super) fn local_indexes(target: &str) -> Vec<PathBuf> {
     }
     // What is not there is said by whoever reads it.
     let mut files = directory::index_files(&path).unwrap_or_default();
-    let other = || OTHER_INDEXES.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
     if files.is_empty()
-        && let Some(other) = other()
+        && let Some(other) = OTHER_INDEXES.map(|name| path.join(name)).into_iter().find(|file| file.is_file())
     {
         return vec![other];
     }
