@@ -157,7 +157,7 @@ impl BaseUrl {
     /// What follows the origin in an absolute address of the site, as it is usually spelled.
     #[inline(always)]
     fn rest_of<'a>(&self, loc: &'a [u8]) -> Option<&'a [u8]> {
-        loc.strip_prefix(self.origin.as_bytes()).filter(|rest| matches!(rest.first(), None | Some(b'/' | b'?')))
+        loc.strip_prefix(self.origin.as_bytes()).filter(|rest| follows_origin(rest))
     }
 
     /// Whether `loc`, in which nothing is [`unusual`], is an absolute address of the site that can stand as it is.
@@ -172,6 +172,12 @@ impl BaseUrl {
         let text = std::str::from_utf8(loc).map_err(|_| LocFault::NotUtf8)?;
         if text.chars().any(char::is_control) {
             return Err(LocFault::ControlCharacter);
+        }
+        // The host as it is usually spelled needs no parser.
+        if let Some(rest) = text.strip_prefix(self.origin.as_str()).filter(|rest| follows_origin(rest.as_bytes())) {
+            out.extend_from_slice(self.origin.as_bytes());
+            escape(rest, out);
+            return Ok(());
         }
         if let Some((scheme, after)) = absolute(text) {
             let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
@@ -220,6 +226,12 @@ impl BaseUrl {
     }
 }
 
+/// Whether a host ends where `rest` follows.
+#[inline(always)]
+fn follows_origin(rest: &[u8]) -> bool {
+    matches!(rest.first(), None | Some(b'/' | b'?'))
+}
+
 /// Splits `scheme://rest` or `//rest`; `None` for a path.
 fn absolute(text: &str) -> Option<(Option<&str>, &str)> {
     if let Some(rest) = text.strip_prefix("//") {
@@ -252,7 +264,20 @@ fn escape(rest: &str, out: &mut Vec<u8>) {
 
 /// RFC 3986: unreserved, sub-delims, and `:@/?`. Without `%` and `#`, which depend on their neighbours.
 fn may_stand(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte)
+    const STAND: [bool; 256] = {
+        let (mut stand, mut byte, signs) = ([false; 256], 0_u8, b"-._~!$&'()*+,;=:@/?");
+        while byte < 128 {
+            stand[byte as usize] = byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut at = 0;
+        while at < signs.len() {
+            stand[signs[at] as usize] = true;
+            at += 1;
+        }
+        stand
+    };
+    STAND[usize::from(byte)]
 }
 
 /// What a look at a text tells.
@@ -432,7 +457,10 @@ mod tests {
             ("http://www.example.com/a", LocFault::OtherHost),
             ("https://example.com/a", LocFault::OtherHost),
             ("https://www.example.com.evil.org/", LocFault::OtherHost),
+            ("https://www.example.com.evil.org/é", LocFault::OtherHost),
             ("https://www.example.com:8443/", LocFault::OtherHost),
+            ("https://www.example.com:8443/é", LocFault::OtherHost),
+            ("https://www.example.com@evil.org/é", LocFault::NotAnAddress),
             ("//evil.org/x", LocFault::OtherHost),
             ("https://me@www.example.com/", LocFault::NotAnAddress),
             ("https:///x", LocFault::NotAnAddress),
