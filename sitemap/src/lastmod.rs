@@ -11,6 +11,8 @@ use std::fmt;
 
 /// Longest text that a canonical lastmod can be, in bytes.
 pub const LASTMOD_BYTES_MAX: usize = 40;
+/// Length of a date.
+const DATE_BYTES: usize = 10;
 /// Length of a time to the second in UTC, as in `2025-11-22T08:26:40Z`.
 pub(crate) const UTC_SECONDS_BYTES: usize = 20;
 
@@ -43,7 +45,7 @@ pub fn canonical(text: &[u8], zone: Option<&TimeZone>, out: &mut Vec<u8>) -> Res
         out.extend_from_slice(text);
         return Ok(());
     }
-    if is_date(text) {
+    if let Some(text) = date(text) {
         out.extend_from_slice(text);
         return Ok(());
     }
@@ -86,7 +88,7 @@ pub(crate) fn end_ms(canonical: &[u8]) -> Option<i64> {
 fn canonical_any(text: &[u8], zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
     let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
     let bytes = text.as_bytes();
-    if bytes.len() > 64 || bytes.len() < 10 || !is_date(&bytes[..10]) {
+    if bytes.len() > 64 || bytes.len() < 10 || date(&bytes[..10]).is_none() {
         return Err(LastmodFault::Form);
     }
     if bytes.len() == 10 {
@@ -152,9 +154,11 @@ fn numeric_offset(given: &str) -> Result<String, LastmodFault> {
     Ok(format!("{sign}{hours}:{minutes}"))
 }
 
-/// `YYYY-MM-DD` of a day that exists.
-fn is_date(text: &[u8]) -> bool {
-    <&[u8; 10]>::try_from(text).is_ok_and(|text| fits(text, b"0000-00-00", b"9999-19-39") && is_day(text))
+/// The text where it is `YYYY-MM-DD` of a day that exists.
+#[inline(always)]
+pub(crate) fn date(text: &[u8]) -> Option<&[u8; DATE_BYTES]> {
+    let text = <&[u8; DATE_BYTES]>::try_from(text).ok()?;
+    (fits(text, b"0000-00-00", b"9999-19-39") && is_day(text)).then_some(text)
 }
 
 /// The text where it is `YYYY-MM-DDTHH:MM:SSZ` of a second that exists: what most page lists carry.
@@ -307,11 +311,11 @@ mod tests {
     fn the_short_way_takes_what_a_calendar_takes() {
         for year in ["0000", "0001", "1900", "2000", "2023", "2024", "9999"] {
             for (month, day) in (0..20).flat_map(|month| (0..40).map(move |day| (month, day))) {
-                let date = format!("{year}-{month:02}-{day:02}");
-                let exists = date.parse::<Date>().is_ok() && year != "0000";
-                assert_eq!(is_date(date.as_bytes()), exists, "{date}");
-                let time = format!("{date}T23:59:59Z").into_bytes();
-                assert_eq!(utc_seconds(&time).is_some(), exists, "{date}");
+                let day = format!("{year}-{month:02}-{day:02}");
+                let exists = day.parse::<Date>().is_ok() && year != "0000";
+                assert_eq!(date(day.as_bytes()).is_some(), exists, "{day}");
+                let time = format!("{day}T23:59:59Z").into_bytes();
+                assert_eq!(utc_seconds(&time).is_some(), exists, "{day}");
             }
         }
         // Every byte in every place of a text that is none else.
@@ -329,7 +333,7 @@ mod tests {
                 String::from_utf8_lossy(&text)
             );
             if at < 10 {
-                assert_eq!(is_date(&text[..10]), is_form && exists, "{}", String::from_utf8_lossy(&text));
+                assert_eq!(date(&text[..10]).is_some(), is_form && exists, "{}", String::from_utf8_lossy(&text));
             }
         }
     }

@@ -130,13 +130,14 @@ pub fn finish(
     out[start..start + HEADER_BYTES].copy_from_slice(&header);
 }
 
-/// Appends a whole row that has nothing but `loc`, without anything for XML to escape, and `lastmod`.
+/// Appends a whole row that has nothing but `loc`, without anything for XML to escape, and `lastmod`, of a size that the
+/// compiler knows.
 #[inline(always)]
-pub(crate) fn append_plain(loc: &[u8], lastmod: &[u8; UTC_SECONDS_BYTES], out: &mut Vec<u8>) {
+pub(crate) fn append_plain<const LASTMOD_BYTES: usize>(loc: &[u8], lastmod: &[u8; LASTMOD_BYTES], out: &mut Vec<u8>) {
     let mut header = [0; HEADER_BYTES];
     header[..2].copy_from_slice(&u16::try_from(loc.len()).unwrap_or(u16::MAX).to_le_bytes());
-    header[4] = UTC_SECONDS_BYTES as u8;
-    out.reserve(HEADER_BYTES + loc.len() + UTC_SECONDS_BYTES);
+    header[4] = const { LASTMOD_BYTES as u8 };
+    out.reserve(HEADER_BYTES + loc.len() + LASTMOD_BYTES);
     out.extend_from_slice(&header);
     out.extend_from_slice(loc);
     out.extend_from_slice(lastmod);

@@ -397,8 +397,10 @@ mod tests {
 
     #[test]
     fn a_field_that_nobody_knows_is_left_out_and_told_and_the_rest_stays() {
-        let mistaken =
-            VIDEO.replace("\"uploader\"", "\"uploder\"").replace("{\"title\"", "{\"id\":{\"a\":[1]},\"title\"");
+        let mistaken = VIDEO
+            .replace("\"uploader\"", "\"uploder\"")
+            .replace("\"deny\"", "\"deny\",\"n\":1")
+            .replace("{\"title\"", "{\"id\":{\"a\":[1]},\"title\"");
         let (xml, faults) = read(Column::Videos, format!("[{mistaken},{VIDEO}]"));
         assert_eq!((xml.matches("<video:video>").count(), xml.matches("<video:uploader>").count()), (2, 1));
         assert_eq!(faults, ["video has a field that is not known"], "both in one");

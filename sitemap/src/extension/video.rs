@@ -67,7 +67,6 @@ enum Tags<'a> {
 
 /// Where a video may be seen, or may not.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Among<'a> {
     #[serde(borrow)]
     relationship: Text<'a>,
