@@ -496,8 +496,8 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Says how far the pass is.
-    fn tell(&self, line: u64) {
+    /// Says how far the pass is, now and then.
+    fn count_read(&self, line: u64) {
         if line.is_multiple_of(ROWS_TOLD) {
             self.rows_read.fetch_add(ROWS_TOLD, atomic::Ordering::Relaxed);
         }
@@ -528,7 +528,7 @@ impl Sink for Build<'_> {
     }
 
     fn page(&mut self, page: &RawPage<'_>) -> Result<(), BuildError> {
-        self.tell(page.line);
+        self.count_read(page.line);
         let rows = if self.sorter.is_none() { self.cutter.unplaced().0 } else { &mut self.row };
         match self.gate.admit(page, rows) {
             Ok(false) => self.pass_by(),
@@ -546,7 +546,7 @@ impl Sink for Build<'_> {
         if !self.gate.admit_plain(loc, lastmod, rows) {
             return self.page(&RawPage::plain(loc, lastmod, line));
         }
-        self.tell(line);
+        self.count_read(line);
         if self.sorter.is_none() { self.place_run() } else { self.sort() }
     }
 

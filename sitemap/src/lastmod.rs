@@ -88,7 +88,7 @@ pub(crate) fn end_ms(canonical: &[u8]) -> Option<i64> {
 fn canonical_any(text: &[u8], zone: Option<&TimeZone>) -> Result<String, LastmodFault> {
     let text = std::str::from_utf8(text).map_err(|_| LastmodFault::Form)?.trim();
     let bytes = text.as_bytes();
-    if bytes.len() > 64 || bytes.len() < 10 || date(&bytes[..10]).is_none() {
+    if bytes.len() > 64 || bytes.len() < DATE_BYTES || date(&bytes[..DATE_BYTES]).is_none() {
         return Err(LastmodFault::Form);
     }
     if bytes.len() == 10 {
@@ -167,7 +167,7 @@ pub(crate) fn utc_seconds(text: &[u8]) -> Option<&[u8; UTC_SECONDS_BYTES]> {
     let text = <&[u8; UTC_SECONDS_BYTES]>::try_from(text).ok()?;
     let is_time = fits(text, b"0000-00-00T00:00:00Z", b"9999-19-39T29:59:59Z")
         && two(text[11], text[12]) <= two(b'2', b'3')
-        && text.first_chunk::<10>().is_some_and(is_day);
+        && text.first_chunk::<DATE_BYTES>().is_some_and(is_day);
     is_time.then_some(text)
 }
 

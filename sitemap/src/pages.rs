@@ -258,20 +258,19 @@ impl Gate {
     }
 
     /// [`Gate::admit`] of a row as nearly all are in most lists: one that has nothing but a `loc`, in which nothing is
-    /// [unusual](crate::loc::unusual), and a time in UTC or a date of before yesterday. False where it is not quite such a one, or
-    /// more is asked of rows; then nothing was done.
+    /// [unusual](crate::loc::unusual), and a time in UTC or a date of before yesterday. False where it is not quite such a
+    /// one, or more is asked of rows; then nothing was done.
     #[inline(always)]
     pub(crate) fn admit_plain(&mut self, loc: &[u8], lastmod: &[u8], out: &mut Vec<u8>) -> bool {
-        if !self.takes_plain || !self.addresses.takes_plain(loc) {
+        if !self.takes_plain || !self.addresses.takes_plain(loc) || !is_before(lastmod, &self.yesterday) {
             return false;
         }
-        if !is_before(lastmod, &self.yesterday) {
+        if let Some(time) = lastmod::utc_seconds(lastmod) {
+            row::append_plain(loc, time, out);
+        } else if let Some(date) = lastmod::date(lastmod) {
+            row::append_plain(loc, date, out);
+        } else {
             return false;
-        }
-        match (lastmod::utc_seconds(lastmod), lastmod::date(lastmod)) {
-            (Some(time), _) => row::append_plain(loc, time, out),
-            (_, Some(date)) => row::append_plain(loc, date, out),
-            _ => return false,
         }
         self.ledger.report.input += 1;
         self.elsewhere.clear();
